@@ -1,0 +1,195 @@
+"""Measuring activations over calibration text: running sums and a fixed number of sampled rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateur.calibration import Batch
+from secateur.errors import InputError
+from secateur.models.feedforward import FeedForward
+from secateur.results import Progress, no_progress
+
+Sampling = Literal["cls", "tokens", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStatistics:
+    """What was measured of one feed-forward network's K activations."""
+
+    tokens: int
+    """Tokens measured (times passes, where layers share weights)."""
+    mean: Tensor
+    """(K,) float64."""
+    squared_norm: Tensor
+    """(K,) float64, sum of squares over all tokens."""
+    second_moments: Tensor | None
+    """(K, K) float64, mean of z z^T over all tokens; None if not asked for."""
+    samples: Tensor
+    """(N, K) float32, sampled activation rows in random order."""
+
+    @property
+    def rms(self) -> Tensor:
+        """(K,) float64, root mean square of each activation."""
+        return (self.squared_norm / self.tokens).sqrt()
+
+
+class StatisticsFitter:
+    """Running sums of one layer's activations and a reservoir of rows; `finish` gives the frozen result.
+
+    Sums are float32 within a batch and float64 in total. Rows are drawn without replacement: each gets a random key
+    from one stream, and those with the smallest keys stay. So the draw depends on the order of rows alone, not on how
+    they were batched, and is the same for every layer that sees the same rows.
+    """
+
+    def __init__(self, neurons: int, samples: int, seed: int, *, with_second_moments: bool) -> None:
+        self._tokens = 0
+        self._sum = torch.zeros(neurons, dtype=torch.float64)
+        self._squares = torch.zeros(neurons, dtype=torch.float64)
+        self._products = torch.zeros(neurons, neurons, dtype=torch.float64) if with_second_moments else None
+        self._samples = samples
+        self._random = np.random.default_rng(seed)
+        self._keys = np.empty(0)
+        self._rows = torch.zeros(0, neurons)
+
+    def update(self, rows: Tensor, candidates: Tensor) -> StatisticsFitter:
+        """Take in activations of real tokens.
+
+        Args:
+            rows: (n, K) float, activations of n tokens.
+            candidates: (m, K) float, the rows that may be sampled.
+        """
+        rows = rows.float()
+        self._tokens += len(rows)
+        self._sum += rows.sum(dim=0).double().cpu()
+        self._squares += rows.square().sum(dim=0).double().cpu()
+        if self._products is not None:
+            self._products += (rows.T @ rows).cpu()
+        self._draw(candidates)
+        return self
+
+    def _draw(self, candidates: Tensor) -> None:
+        keys = np.concatenate([self._keys, self._random.random(len(candidates))])
+        chosen = np.argsort(keys, kind="stable")[: self._samples]
+        old, new = chosen[chosen < len(self._keys)], chosen[chosen >= len(self._keys)]
+        fresh = candidates[torch.from_numpy(new - len(self._keys)).to(candidates.device)].float().cpu()
+        self._rows = torch.cat([self._rows[torch.from_numpy(old)], fresh])
+        self._keys = np.concatenate([keys[old], keys[new]])
+
+    def finish(self) -> LayerStatistics:
+        """The statistics so far; rows are in the order of their keys."""
+        order = torch.from_numpy(np.argsort(self._keys, kind="stable"))
+        return LayerStatistics(
+            tokens=self._tokens,
+            mean=self._sum / self._tokens,
+            squared_norm=self._squares,
+            second_moments=None if self._products is None else self._products / self._tokens,
+            samples=self._rows[order],
+        )
+
+
+def capture(
+    model: nn.Module,
+    feedforwards: Sequence[FeedForward],
+    batches: Sequence[Batch],
+    *,
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    with_second_moments: bool = True,
+    progress: Progress = no_progress,
+) -> tuple[LayerStatistics, ...]:
+    """Statistics of each network's activations over all batches; padding never counts.
+
+    Args:
+        model: in evaluation mode; it is not changed.
+        feedforwards: the networks to measure.
+        batches: keyword arguments of the forward pass.
+        samples: rows a layer to draw.
+        sampling: "cls": the first real token of each row; "tokens": any; "mean": the mean over a row's tokens.
+        seed: seed of the draw.
+        with_second_moments: whether to sum the (K, K) products too.
+        progress: told after each batch.
+
+    Raises:
+        InputError: an activation is not finite.
+
+    Cost:
+        One forward pass, and n K^2 multiply-adds a layer for the second moments. Memory does not grow with the text.
+    """
+    fitters = [StatisticsFitter(f.width, samples, seed, with_second_moments=with_second_moments) for f in feedforwards]
+    body = getattr(model, "base_model", model)  # the head of a language model says nothing about activations
+    device = next(model.parameters()).device
+    for number, batch in enumerate(batches):
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        with torch.inference_mode(), _watched(feedforwards, fitters, inputs, sampling):
+            body(**inputs, **_without_cache(model))
+        progress("measuring activations", number + 1, len(batches))
+    statistics = tuple(fitter.finish() for fitter in fitters)
+    for ffn, layer in zip(feedforwards, statistics, strict=True):
+        if not bool(torch.isfinite(layer.squared_norm).all()):
+            raise InputError(f"the activations of {ffn.path} are NaN or infinite; try --dtype float32")
+    return statistics
+
+
+@contextmanager
+def _watched(
+    feedforwards: Sequence[FeedForward],
+    fitters: Sequence[StatisticsFitter],
+    inputs: Batch,
+    sampling: Sampling,
+) -> Iterator[None]:
+    """Feed every activation of one forward pass to its fitter; each hook must fire as often as its layer runs."""
+    fired = [0] * len(feedforwards)
+    handles = []
+
+    def hook_for(place: int) -> Any:
+        name = "decoder_attention_mask" if feedforwards[place].stack == "decoder" else "attention_mask"
+        mask = inputs.get(name)
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            fired[place] += 1
+            rows, candidates = _select_rows(args[0], mask, sampling)
+            fitters[place].update(rows, candidates)
+
+        return hook
+
+    try:
+        for place, ffn in enumerate(feedforwards):
+            handles.append(ffn.down.register_forward_pre_hook(hook_for(place)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    for ffn, count in zip(feedforwards, fired, strict=True):
+        if count != ffn.passes:
+            raise InputError(f"{ffn.path} ran {count} times in a forward pass, expected {ffn.passes}")
+
+
+def _select_rows(activations: Tensor, mask: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """(n, K) activations of real tokens, and (m, K) those that may be sampled."""
+    flat = activations.reshape(-1, activations.shape[-1])  # some models flatten (B, T) themselves
+    shape = activations.shape[:2] if mask is None else mask.shape
+    if len(flat) != shape[0] * shape[1]:
+        raise InputError(f"{len(flat)} activation rows came from a batch of {shape[0]} x {shape[1]} tokens")
+    real = torch.ones(shape, dtype=torch.bool, device=flat.device) if mask is None else mask.bool()
+    rows = flat[real.flatten()]
+    if sampling == "tokens":
+        return rows, rows
+    grid = flat.view(*shape, -1)  # (B, T, K)
+    if sampling == "cls":
+        first = real.int().argmax(dim=1)
+        return rows, grid[torch.arange(shape[0], device=flat.device), first]
+    weights = real[..., None].float()
+    return rows, (grid.float() * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _without_cache(model: nn.Module) -> dict[str, bool]:
+    config: Any = model.config
+    return {"use_cache": False} if hasattr(config, "use_cache") else {}

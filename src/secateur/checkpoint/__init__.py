@@ -1,0 +1,1 @@
+"""Plans and checkpoints on disk."""

@@ -1,0 +1,79 @@
+"""The model card of a pruned checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from secateur.results import CalibrationSummary, ModelSize, PruningPlan
+
+SOURCE_CARD = "README.source.md"
+"""Name under which the original model's card is kept."""
+
+
+def write_card(
+    folder: Path,
+    *,
+    base_model: str,
+    plan: PruningPlan,
+    before: ModelSize,
+    after: ModelSize,
+    calibration: CalibrationSummary,
+    command: str,
+    original: Path | None,
+) -> None:
+    """Write README.md: what was pruned, how, and what it measures. The licence of the original's card carries over."""
+    data = ModelCardData(
+        base_model=base_model,
+        license=_find_license(original),
+        library_name="transformers",
+        tags=["secateur", "pruning"],
+    )
+    rows = [
+        ("FFN width", before.width_text, after.width_text),
+        ("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
+        ("multiply-adds, scope ffn", f"{before.ffn_multiply_adds:,}", f"{after.ffn_multiply_adds:,}"),
+        ("multiply-adds, scope model", f"{before.model_multiply_adds:,}", f"{after.model_multiply_adds:,}"),
+    ]
+    refit = "refitted in closed form" if any(layer.update for layer in plan.layers) else "not refitted"
+    text = f"""---
+{data.to_yaml()}
+---
+
+# {base_model}, pruned
+
+Made from [{base_model}](https://huggingface.co/{base_model}) with Secateur: feed-forward neurons were removed, without
+labels, gradients or retraining. It loads like any other checkpoint.
+
+- method: `{plan.method}`, {refit}; keep {plan.keep} asked, {plan.kept_fraction:.4f} of the neurons obtained
+- calibration: {calibration.tokens:,} tokens from {calibration.source}
+- multiply-adds are those of one sequence of {before.sequence_length} tokens
+
+{_table(rows)}
+
+```
+{command}
+```
+
+The folder `secateur` holds the plan (kept neurons and new weights) and a manifest (settings, versions, hashes).
+"""
+    ModelCard(text, ignore_metadata_errors=True).save(folder / "README.md")
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> str:
+    lines = ["| | before | after |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def _find_license(original: Path | None) -> str | None:
+    card = original / "README.md" if original else None
+    if card is None or not card.is_file():
+        return None
+    try:
+        content = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except ValueError:
+        return None
+    found = content.data.get("license")
+    return found if isinstance(found, str) else None

@@ -1,0 +1,168 @@
+"""Writing a pruned model as an ordinary checkpoint, verified before it appears."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from secateur.calibration import Batch
+from secateur.checkpoint.card import SOURCE_CARD, write_card
+from secateur.checkpoint.config import write_config
+from secateur.checkpoint.plans import PLAN_FOLDER, save_plan
+from secateur.checkpoint.staging import MARKER, check_target, staged
+from secateur.errors import VerificationError
+from secateur.models.families import configured_width
+from secateur.models.loading import LoadedModel, hash_weights, quiet_transformers
+from secateur.models.safety import shard_limit
+from secateur.results import CalibrationSummary, ModelSize, PruningPlan
+
+WEIGHT_SUFFIXES = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".ot",
+    ".tflite",
+}
+REPLACED_FILES = {"config.json", "README.md", "model.safetensors.index.json", "pytorch_model.bin.index.json"}
+OTHER_RUNTIMES = {"onnx", "openvino", "coreml"}
+VERIFIED_ROWS, VERIFIED_TOKENS = 2, 64
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """All that goes beside the weights."""
+
+    plan: PruningPlan
+    """What was cut."""
+    before: ModelSize
+    """Size of the original."""
+    after: ModelSize
+    """Size of the pruned model."""
+    calibration: CalibrationSummary
+    """What was measured on."""
+    manifest: Mapping[str, Any]
+    """Recipe, versions, hashes, timings."""
+    command: str
+    """The command line or call that does it again."""
+
+
+def write_checkpoint(
+    pruned: LoadedModel, record: CheckpointRecord, example: Batch, out: Path, *, overwrite: bool = False
+) -> None:
+    """Write a folder that plain transformers loads; nothing appears at `out` unless it reads back exactly.
+
+    Args:
+        pruned: the model; `source` is where the original came from.
+        record: goes beside the weights.
+        example: a batch of inputs; both models must give the same outputs on it.
+        out: where the folder goes.
+        overwrite: replace a folder that Secateur wrote before.
+
+    Raises:
+        InputError: `out` may not be written.
+        SecateurError: writing failed (a full disk).
+        VerificationError: the folder does not give back the model.
+    """
+    source = pruned.source
+    original = source.folder if source and not source.gguf_file else None
+    check_target(out, source=source.folder if source else None, overwrite=overwrite)
+    with staged(out) as folder, quiet_transformers():
+        _save_weights(pruned, folder, original)
+        write_config(
+            folder,
+            original=original,
+            family=pruned.family,
+            width=configured_width(pruned.model.config, pruned.family),
+            dtype=str(next(pruned.model.parameters()).dtype).removeprefix("torch."),
+        )
+        if original is not None:
+            copy_other_files(original, folder)
+        elif pruned.tokenizer is not None:
+            pruned.tokenizer.save_pretrained(folder)
+        save_plan(record.plan, folder / PLAN_FOLDER)
+        (folder / MARKER).write_text(json.dumps(record.manifest, indent=2) + "\n", encoding="utf-8")
+        write_card(
+            folder,
+            base_model=pruned.name,
+            plan=record.plan,
+            before=record.before,
+            after=record.after,
+            calibration=record.calibration,
+            command=record.command,
+            original=original,
+        )
+        verify(folder, pruned.model, example)
+
+
+def copy_other_files(original: Path, folder: Path) -> None:
+    """Copy tokenizer, templates, licence and the like byte for byte; weights in other formats stay behind.
+
+    Links that lead out of the original are not followed, except into the blobs of a hub cache.
+    """
+    inside = original.resolve()
+    allowed = inside.parent.parent if inside.parent.name == "snapshots" else inside
+    for path in sorted(original.rglob("*")):
+        name = path.relative_to(original)
+        hidden = any(part.startswith(".") for part in name.parts)
+        is_weight = path.suffix in WEIGHT_SUFFIXES or name.parts[0] in OTHER_RUNTIMES
+        if not path.is_file() or hidden or is_weight or str(name) in REPLACED_FILES - {"README.md"}:
+            continue
+        if allowed not in path.resolve().parents:
+            continue
+        target = folder / (SOURCE_CARD if str(name) == "README.md" else name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def verify(folder: Path, model: Any, example: Batch) -> None:
+    """Re-open a folder with plain transformers and compare weights and outputs with a model in memory.
+
+    Raises:
+        VerificationError: they differ.
+    """
+    again, info = type(model).from_pretrained(
+        folder, dtype=next(model.parameters()).dtype, local_files_only=True, output_loading_info=True
+    )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise VerificationError(f"the written checkpoint lacks weights: {sorted(map(str, info['missing_keys']))[:3]}")
+    again.to(model.device).eval()
+    if hash_weights(again) != hash_weights(model):
+        raise VerificationError("the written checkpoint holds other weights than the pruned model")
+    inputs = {name: value[:VERIFIED_ROWS].to(model.device) for name, value in example.items()}
+    inputs = {name: value[:, :VERIFIED_TOKENS] if value.ndim == 2 else value for name, value in inputs.items()}
+    with torch.inference_mode():
+        wanted, got = model(**inputs)[0], again(**inputs)[0]
+    if not torch.allclose(wanted, got, rtol=1e-5, atol=1e-6):
+        raise VerificationError(
+            f"the written checkpoint computes other outputs: largest difference {(wanted - got).abs().max():.2e}"
+        )
+
+
+def _save_weights(pruned: LoadedModel, folder: Path, original: Path | None) -> None:
+    model: Any = pruned.model
+    limit = shard_limit(original) if original else None
+    generation = getattr(model, "generation_config", None)
+    if generation is not None and original is not None:
+        model.generation_config = (
+            GenerationConfig()
+        )  # the original file is copied; some don't pass transformers' checks
+    try:
+        model.save_pretrained(folder, **({"max_shard_size": limit} if limit else {}))
+    finally:
+        if generation is not None:
+            model.generation_config = generation
+    if original is not None:
+        (folder / "generation_config.json").unlink(missing_ok=True)

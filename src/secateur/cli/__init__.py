@@ -1,0 +1,45 @@
+"""The command line: `secateur`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import Any
+
+from secateur.errors import SecateurError, StoppedError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and leave with the exit code of what happened: 0, 1 failed, 2 the caller's mistake, 130, 143."""
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(words: list[str]) -> int:
+    """The exit code of one command line."""
+    import typer
+
+    from secateur.cli.app import app
+    from secateur.cli.output import warn
+
+    # typer carries its own click or uses the package, depending on its version; this is its ClickException
+    command_error: Any = typer.BadParameter.__bases__[0].__bases__[0]
+    try:
+        code = app(words, standalone_mode=False)
+    except command_error as error:
+        warn(" ".join(error.format_message().split()), label="error")
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        warn("nothing was written", label="interrupted")
+        return 130
+    except SecateurError as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        warn(str(error), label="error")
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise StoppedError("stopped by SIGTERM; nothing was written")

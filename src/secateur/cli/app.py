@@ -1,0 +1,228 @@
+"""The commands: flags in, one call, exit code out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secateur.cli.options import with_recipe
+from secateur.cli.output import print_json, print_table, progress_on_stderr, say, warn
+from secateur.recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make transformers smaller: cut feed-forward neurons whose information others already carry.",
+)
+Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id, or a demo model (smollm2, minilm).")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command("prune")
+@with_recipe
+def prune_command(
+    model: Model,
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    *,
+    recipe: Recipe,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if Secateur wrote it.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune MODEL and write an ordinary, smaller checkpoint to OUT."""
+    from secateur import pipeline
+    from secateur.cli.reports import describe_prune, prune_rows
+    from secateur.methods import find_method
+    from secateur.models.source import find_source
+
+    find_method(recipe.method)
+    source = find_source(model, recipe.revision)
+    pipeline.check_out(out, source.folder, overwrite=overwrite)
+    if dry_run:
+        _print_dry_run(model, recipe, as_json=as_json)
+        return
+    with progress_on_stderr() as progress:
+        result = pipeline.prune(model, recipe=recipe, progress=progress)
+    result.save(out, overwrite=overwrite)
+    for warning in result.warnings:
+        warn(warning)
+    if as_json:
+        print_json(describe_prune(result, out))
+        return
+    print_table(f"{result.loaded.name}, method {recipe.method}", ("", "before", "after"), prune_rows(result, out))
+    read = result.calibration
+    say(f"read {read.tokens:,} tokens in {read.rows:,} rows from {read.source}; left unread: {read.unread}")
+    say(f"wrote {out} (read back and verified)")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Model,
+    *,
+    text: Annotated[str | None, typer.Option(help="Text to score on (default: text that comes with Python).")] = None,
+    tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of it to use (default 8192).")] = None,
+    window: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512,
+    stride: Annotated[int | None, typer.Option(min=1, help="Tokens between windows (default: the window).")] = None,
+    against: Annotated[str | None, typer.Option(help="Another model to compare with.")] = None,
+    task: Annotated[str | None, typer.Option(help="stsb-embeddings: Spearman of sentence-embedding cosines.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the task's data.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (default: the model's).")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score MODEL: perplexity, embeddings against another model or people, size, FLOPs, latency."""
+    from secateur import scoring
+    from secateur.cli.reports import describe_profile, profile_rows
+    from secateur.models.loading import load_model
+    from secateur.recipe import make_recipe
+
+    checked = make_recipe({"device": device, "dtype": dtype, "revision": revision})
+    loaded = load_model(model, dtype=checked.dtype, device=checked.device, revision=revision)
+    measured = scoring.profile(loaded)
+    rows, content = profile_rows(loaded, measured), describe_profile(loaded, measured)
+    wants_score = any(option is not None for option in (text, tokens, against, task))
+    try:
+        if wants_score or scoring.is_language_model(loaded):
+            other = load_model(against, dtype=checked.dtype, device=checked.device) if against else None
+            with progress_on_stderr() as progress:
+                if task is not None:
+                    more = _task_score(loaded, task, data, progress)
+                elif other is not None and not scoring.is_language_model(loaded):
+                    more = _embedding_score(loaded, other, text, progress)
+                else:
+                    more = _text_score(loaded, text, tokens or 8192, window, stride, other, progress)
+            content["score"] = more
+            rows += [(name.replace("_", " "), str(value)) for name, value in more.items()]
+        else:
+            rows.append(("score", f"none: {scoring.how_to_score(loaded)}"))
+    finally:
+        if as_json:
+            print_json(content)
+        else:
+            print_table(loaded.name, ("", "value"), rows)
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Model,
+    *,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show MODEL's family, its feed-forward networks and what can be pruned."""
+    from secateur.cli.reports import describe_model, model_rows
+    from secateur.models.loading import load_model
+
+    loaded = load_model(model, device="cpu", revision=revision)
+    if as_json:
+        print_json(describe_model(loaded))
+    else:
+        print_table(loaded.name, ("", "value"), model_rows(loaded))
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("out/smollm2-135m-80"),
+    *,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune a real language model (SmolLM2-135M-Instruct) to about 80 % width and show before and after."""
+    from secateur.cli.reports import demo_rows
+    from secateur.demo import run_demo
+
+    with progress_on_stderr() as progress:
+        result = run_demo(out, progress)
+    if as_json:
+        print_json(result.as_json())
+        return
+    print_table(f"{result.name}, before and after", ("", "before", "after"), demo_rows(result))
+    for label, sentence in (("before", result.before.sentence), ("after", result.after.sentence)):
+        say(f"{label}: {sentence}")
+    say(f"wrote {out} in {result.seconds:.0f} s; load it with AutoModelForCausalLM.from_pretrained('{out}')")
+
+
+@app.command("methods")
+def methods_command(*, as_json: Json = False, debug: Debug = False) -> None:
+    """List the pruning methods: what each needs, and which useless neurons it can see."""
+    from secateur.methods import METHODS
+
+    rows = [(m.name, m.summary, ", ".join(sorted(m.needs)), ", ".join(sorted(m.sees))) for m in METHODS.values()]
+    _print_listing("methods", ("name", "summary", "needs", "sees"), rows, as_json=as_json)
+
+
+@app.command("families")
+def families_command(*, as_json: Json = False, debug: Debug = False) -> None:
+    """List the model families that can be pruned."""
+    from secateur.models.families import FAMILIES
+
+    rows = [(f.name, f.model_type, f.kind, f.width_key) for f in FAMILIES.values()]
+    _print_listing("families", ("name", "model_type", "kind", "width_key"), rows, as_json=as_json)
+
+
+@app.command("env")
+def env_command(*, as_json: Json = False, debug: Debug = False) -> None:
+    """Show versions, threads and devices: what a bug report needs."""
+    import torch
+
+    from secateur.pipeline import find_versions
+
+    facts = {
+        **find_versions(),
+        "threads": str(torch.get_num_threads()),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    _print_listing("environment", ("name", "value"), list(facts.items()), as_json=as_json)
+
+
+def _print_listing(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, as_json: bool) -> None:
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(title, columns, rows, figures=False)
+
+
+def _print_dry_run(model: str, recipe: Recipe, *, as_json: bool) -> None:
+    from secateur.cli.reports import dry_run_facts
+    from secateur.models.loading import load_model
+
+    loaded = load_model(model, dtype=recipe.dtype, device="cpu", revision=recipe.revision)
+    facts = dry_run_facts(loaded, recipe)
+    if as_json:
+        print_json(facts)
+        return
+    print_table(f"{loaded.name}, dry run", ("", "value"), [(name, str(value)) for name, value in facts.items()])
+    say("nothing was measured or written")
+
+
+def _text_score(
+    loaded: Any, text: str | None, tokens: int, window: int, stride: int | None, other: Any, progress: Any
+) -> dict[str, Any]:
+    from secateur.cli.reports import describe_text_score
+    from secateur.scoring import score_text
+
+    score = score_text(loaded, text, tokens=tokens, window=window, stride=stride, against=other, progress=progress)
+    return describe_text_score(score, window, stride)
+
+
+def _embedding_score(loaded: Any, other: Any, text: str | None, progress: Any) -> dict[str, Any]:
+    from secateur.scoring import compare_embeddings
+
+    cosine, count = compare_embeddings(loaded, other, text, progress)
+    return {"mean_cosine": round(cosine, 6), "rows": count, "against": other.name}
+
+
+def _task_score(loaded: Any, task: str, data: Path | None, progress: Any) -> dict[str, Any]:
+    from secateur.scoring import score_task
+
+    spearman, count = score_task(loaded, task, data, progress)
+    return {"task": task, "spearman": round(spearman, 6), "pairs": count}

@@ -1,0 +1,84 @@
+"""What the command line prints: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from secateur.results import Progress as Report
+
+PLAIN_WIDTH = 140
+"""Columns to lay tables out in where there is no terminal."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that is plain (no colour, no fixed width) where it isn't a terminal, and heeds NO_COLOR."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> None:
+    """A table on stdout; the columns after the first are figures, aligned right, or else text."""
+    console = make_console()
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if figures and place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    console.print(table)
+
+
+def print_json(content: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """A line of plain text on stdout."""
+    make_console().print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str, *, label: str = "warning") -> None:
+    """A line on stderr."""
+    make_console(stderr=True).print(f"{label}: {text}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[Report]:
+    """A progress callback: bars on a terminal, else a line when a phase is done."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield _line_reporter(console)
+        return
+    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            task = tasks.get(phase)
+            if task is None or bars.tasks[task].finished:
+                tasks[phase] = task = bars.add_task(phase, total=total)
+            bars.update(task, completed=done, total=total)
+
+        yield report
+
+
+def _line_reporter(console: Console) -> Report:
+    started: dict[str, float] = {}
+
+    def report(phase: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        started.setdefault(phase, now)
+        if done == total:
+            console.print(f"{phase}: {total} of {total}, {now - started.pop(phase):.0f} s", markup=False)
+
+    return report

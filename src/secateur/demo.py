@@ -1,0 +1,129 @@
+"""The demo: prune a real language model, and measure before and after in one run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.calibration import take_tokens
+from secateur.errors import InputError
+from secateur.evaluation.perplexity import PerplexityScore, evaluate_perplexity
+from secateur.evaluation.speed import measure_latency
+from secateur.models.loading import LoadedModel, load_model, quiet_transformers
+from secateur.models.safety import weight_bytes
+from secateur.models.source import DEMO_MODELS
+from secateur.pipeline import carry_out, finish, make_plan, open_context
+from secateur.recipe import make_recipe
+from secateur.results import ModelSize, Progress
+from secateur.scoring import default_test_text, example_batch
+
+MODEL = "smollm2"
+KEEP = 0.8
+TEST_TOKENS = 8192
+PROMPT = "The most important thing to know about gardening is"
+NEW_TOKENS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One side of the table."""
+
+    size: ModelSize
+    weight_bytes: int
+    perplexity: float
+    tokens_per_second: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """All figures of the demo, from one run."""
+
+    name: str
+    keep: float
+    before: Measured
+    after: Measured
+    plain_importance_perplexity: float
+    gguf_bytes: int
+    test_tokens: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def run_demo(out: Path, progress: Progress, *, model: str = MODEL, test_tokens: int = TEST_TOKENS) -> DemoResult:
+    """Prune a demo language model to 80 % width, write it to `out`, and measure it beside the original.
+
+    Activations and information are measured once and serve both choices, with and without information. An `out` that
+    Secateur wrote before is replaced.
+    """
+    start = time.perf_counter()
+    recipe = make_recipe({"keep": KEEP})
+    loaded = load_model(model)
+    source = loaded.source
+    if model not in DEMO_MODELS or source is None or not source.gguf_file:
+        raise InputError(f"the demo takes a GGUF language model, got {model}")
+    context = open_context(loaded, None, recipe, progress)
+    ids = take_tokens(default_test_text(), loaded.tokenizer, test_tokens)
+
+    result = finish(context, make_plan(context))
+    result.save(out, overwrite=True)
+    context.recipe = recipe.model_copy(update={"information": False})
+    plain = carry_out(make_plan(context), loaded, in_place=False)
+
+    plain_score = _score(plain, ids, progress)
+    models = [loaded.model, result.model]
+    speeds = measure_latency(models, example_batch(loaded, 512), repetitions=5)
+    sides = [
+        Measured(
+            size=size,
+            weight_bytes=stored,
+            perplexity=_score(candidate, ids, progress).perplexity,
+            tokens_per_second=speed.tokens_per_second,
+            sentence=_generate(candidate, loaded.tokenizer),
+        )
+        for candidate, size, stored, speed in zip(
+            models,
+            (result.before, result.after),
+            (_stored_bytes(loaded), weight_bytes(out)),
+            speeds,
+            strict=True,
+        )
+    ]
+    return DemoResult(
+        name=loaded.name,
+        keep=KEEP,
+        before=sides[0],
+        after=sides[1],
+        plain_importance_perplexity=plain_score.perplexity,
+        gguf_bytes=(source.folder / source.gguf_file).stat().st_size,
+        test_tokens=len(ids),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _score(model: Any, ids: list[int], progress: Progress) -> PerplexityScore:
+    return evaluate_perplexity(model, ids, progress=progress)
+
+
+def _stored_bytes(loaded: LoadedModel) -> int:
+    """Bytes of the original, saved in the same number format as the pruned model."""
+    model: Any = loaded.model
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        model.save_pretrained(folder)
+        return weight_bytes(Path(folder))
+
+
+def _generate(model: Any, tokenizer: Any) -> str:
+    inputs = tokenizer(PROMPT, return_tensors="pt").to(model.device)
+    with torch.inference_mode(), quiet_transformers():
+        ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    text: str = tokenizer.decode(ids[0], skip_special_tokens=True)
+    return " ".join(text.split())

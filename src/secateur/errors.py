@@ -1,0 +1,41 @@
+"""The kinds of error, each with the exit code that the command line gives it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class SecateurError(Exception):
+    """Something failed that was nobody's mistake: a full disk, a checkpoint that does not read back."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(SecateurError):
+    """The caller's mistake; the message says what, got and wanted in one line."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UnsupportedModelError(InputError):
+    """The model is of a kind that Secateur can't prune; the message lists what it can."""
+
+
+class VerificationError(SecateurError):
+    """A written checkpoint does not give back the model in memory."""
+
+
+class StoppedError(SecateurError):
+    """The process was asked to stop (SIGTERM)."""
+
+    exit_code: ClassVar[int] = 143
+
+
+def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
+    """An error for a name that isn't in a table: the nearest one is suggested, all are listed."""
+    names = sorted(known)
+    near = difflib.get_close_matches(got, names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return InputError(f"unknown {what} '{got}'{hint} (known: {', '.join(names)})")

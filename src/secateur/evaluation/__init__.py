@@ -1,0 +1,1 @@
+"""Scoring a model: perplexity, embeddings, speed."""

@@ -1,0 +1,81 @@
+"""Sentence embeddings of encoders, and how well they agree with people or with another model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from secateur.calibration import find_length, pad_rows, require_tokenizer
+from secateur.errors import InputError
+from secateur.models.loading import LoadedModel
+from secateur.results import Progress, no_progress
+from secateur.texts import open_texts
+
+BATCH_ROWS = 64
+
+
+def embed(loaded: LoadedModel, texts: Sequence[str], progress: Progress = no_progress) -> Tensor:
+    """(rows, D) float32, unit length: each text's token states, pooled as the checkpoint says (mean by default)."""
+    tokenizer = require_tokenizer(loaded.tokenizer)
+    model: Any = loaded.model
+    body = model.base_model
+    if loaded.family.kind == "encoder-decoder":
+        body = model.get_encoder()
+    pool_first = _pools_first_token(loaded)
+    length = find_length(loaded, None)
+    rows = [tokenizer(text, truncation=True, max_length=length, verbose=False)["input_ids"] for text in texts]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    result: Tensor | None = None
+    for start in range(0, len(order), BATCH_ROWS):
+        places = order[start : start + BATCH_ROWS]
+        batch = pad_rows([rows[place] for place in places], tokenizer.pad_token_id or 0)
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        with torch.inference_mode():
+            states = body(**batch).last_hidden_state.float()  # (B, T, D)
+        weights = batch["attention_mask"][..., None].float()
+        pooled = states[:, 0] if pool_first else (states * weights).sum(dim=1) / weights.sum(dim=1)
+        if result is None:
+            result = torch.zeros(len(rows), pooled.shape[1])
+        result[torch.tensor(places)] = torch.nn.functional.normalize(pooled, dim=1).cpu()
+        progress("embedding sentences", min(start + BATCH_ROWS, len(order)), len(order))
+    if result is None:
+        raise InputError("there are no sentences to embed")
+    return result
+
+
+def score_stsb(loaded: LoadedModel, data: Path, progress: Progress = no_progress) -> tuple[float, int]:
+    """Spearman correlation of embedding cosines with people's scores, and the number of pairs.
+
+    Args:
+        loaded: an encoder.
+        data: a folder with stsb/validation.tsv (or validation.tsv), columns sentence1, sentence2 and label or score.
+        progress: told after each batch.
+    """
+    candidates = [data / "stsb" / "validation.tsv", data / "validation.tsv"]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise InputError(f"no stsb/validation.tsv in {data}")
+    header = path.open(encoding="utf-8").readline().rstrip("\n").split("\t")
+    score_column = next((name for name in ("label", "score") if name in header), "label")
+    columns = [list(open_texts(path, name)) for name in ("sentence1", "sentence2", score_column)]
+    first, second = embed(loaded, columns[0] + columns[1], progress).chunk(2)
+    cosines = (first * second).sum(dim=1)
+    try:
+        labels = [float(text) for text in columns[2]]
+    except ValueError as error:
+        raise InputError(f"{path}: scores must be numbers: {error}") from None
+    return float(spearmanr(cosines.numpy(), labels).statistic), len(labels)
+
+
+def _pools_first_token(loaded: LoadedModel) -> bool:
+    """Whether a sentence-transformers folder says that the first token stands for the sentence."""
+    path = loaded.source.folder / "1_Pooling" / "config.json" if loaded.source else None
+    if path is None or not path.is_file():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("pooling_mode_cls_token"))

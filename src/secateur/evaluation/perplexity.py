@@ -1,0 +1,106 @@
+"""Perplexity of causal language models over windows of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+from secateur.results import Progress, no_progress
+
+
+@dataclass(frozen=True, slots=True)
+class PerplexityScore:
+    """Log-loss of a language model on some text."""
+
+    window_losses: tuple[float, ...]
+    """Mean log-loss of each window, nats a token."""
+    window_tokens: tuple[int, ...]
+    """Tokens predicted in each window."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens predicted."""
+        return sum(self.window_tokens)
+
+    @property
+    def log_loss_nats(self) -> float:
+        """Mean log-loss over all predicted tokens, nats."""
+        pairs = zip(self.window_losses, self.window_tokens, strict=True)
+        return math.fsum(loss * count for loss, count in pairs) / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of the mean log-loss."""
+        return math.exp(self.log_loss_nats) if self.log_loss_nats < 700 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Difference in log-loss between two models on the same windows."""
+
+    nats: float
+    """Mean log-loss of the second less that of the first, nats a token."""
+    standard_error_nats: float
+    """Paired standard error over windows; 0 for a single window."""
+
+
+def evaluate_perplexity(
+    model: Any,
+    ids: Sequence[int],
+    *,
+    window: int = 512,
+    stride: int | None = None,
+    progress: Progress = no_progress,
+) -> PerplexityScore:
+    """Log-loss of a causal language model over windows of token ids.
+
+    Each window is read by itself; its first token is not predicted. With a stride below the window, windows overlap and
+    only tokens not predicted before count, each with at least window - stride tokens of context.
+
+    Raises:
+        InputError: fewer than two tokens, or a stride outside [1, window].
+    """
+    step = stride or window
+    if window < 2 or not 1 <= step <= window:
+        raise InputError(f"stride must be in [1, window = {window}], window at least 2, got stride {step}")
+    if len(ids) < 2:
+        raise InputError(f"perplexity needs at least 2 tokens, got {len(ids)}")
+    device = next(model.parameters()).device
+    losses, counts = [], []
+    predicted = 1  # everything before this position has been scored; position 0 has no context
+    starts = range(0, len(ids) - 1, step)
+    for number, start in enumerate(starts):
+        chunk = torch.tensor([ids[start : start + window]], device=device)
+        first = max(predicted, start + 1) - start
+        if first < chunk.shape[1]:
+            token_losses = _token_losses(model, chunk)[first - 1 :]
+            losses.append(float(token_losses.mean()))
+            counts.append(len(token_losses))
+            predicted = start + chunk.shape[1]
+        progress("measuring perplexity", number + 1, len(starts))
+    return PerplexityScore(tuple(losses), tuple(counts))
+
+
+def compare_losses(before: PerplexityScore, after: PerplexityScore) -> Gap:
+    """How much worse the second score is, window by window, each weighted by its tokens."""
+    weights = torch.tensor(before.window_tokens, dtype=torch.float64)
+    weights = weights / weights.sum()
+    differences = torch.tensor(after.window_losses, dtype=torch.float64) - torch.tensor(
+        before.window_losses, dtype=torch.float64
+    )
+    mean = (weights * differences).sum()
+    count = len(differences)
+    spread = ((weights * (differences - mean)).square().sum() * count / max(1, count - 1)).sqrt()
+    return Gap(float(mean), float(spread) if count > 1 else 0.0)
+
+
+def _token_losses(model: Any, chunk: Tensor) -> Tensor:
+    with torch.inference_mode():
+        logits = model(input_ids=chunk, use_cache=False).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(logits.float(), chunk[0, 1:], reduction="none").double()

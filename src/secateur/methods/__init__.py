@@ -1,0 +1,20 @@
+"""The pruning methods: one file each, one entry here each."""
+
+from collections.abc import Mapping
+
+from secateur.errors import unknown_name
+from secateur.methods.contract import Method, PruningContext
+from secateur.methods.medoids import MEDOIDS
+from secateur.methods.redundancy import REDUNDANCY
+
+METHODS: Mapping[str, Method] = {method.name: method for method in (REDUNDANCY, MEDOIDS)}
+
+
+def find_method(name: str) -> Method:
+    """The method of a name; an unknown one is an InputError that suggests the nearest."""
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Method", "PruningContext", "find_method"]

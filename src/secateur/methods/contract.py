@@ -1,0 +1,104 @@
+"""What a pruning method gets and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.calibration import Calibration
+from secateur.capture import LayerStatistics, Sampling, capture
+from secateur.errors import InputError
+from secateur.information import mutual_information
+from secateur.models.feedforward import FeedForward
+from secateur.models.loading import LoadedModel
+from secateur.recipe import Recipe
+from secateur.results import LayerPlan, MutualInformation, Progress, no_progress
+
+Need = Literal["weights", "activations", "gradients", "labels"]
+Sight = Literal["duplicates", "dead neurons"]
+MIN_SAMPLES = 8
+"""Fewest sampled rows that information is worth measuring on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to choose which neurons stay."""
+
+    name: str
+    """Its name on the command line."""
+    summary: str
+    """One line for `secateur methods`."""
+    plan: Callable[[PruningContext], tuple[LayerPlan, ...]]
+    """Chooses: one entry for each network in the context, with exactly `context.width` neurons kept."""
+    needs: frozenset[Need]
+    """What it is computed from."""
+    sees: frozenset[Sight]
+    """Kinds of useless neurons that it can tell from useful ones."""
+
+
+@dataclass(eq=False)
+class PruningContext:
+    """All that a method may look at. Costly things are computed once, when first asked for, and shared."""
+
+    loaded: LoadedModel
+    """The model; methods leave it as it is."""
+    feedforwards: Sequence[FeedForward]
+    """The networks to prune."""
+    width: int
+    """Neurons to keep in each."""
+    calibration: Calibration
+    """Batches of unlabelled text."""
+    recipe: Recipe
+    """The settings."""
+    sampling: Sampling
+    """Which activation rows are sampled."""
+    progress: Progress = no_progress
+    """Told how far each phase is."""
+    _information: dict[int, MutualInformation] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def statistics(self) -> tuple[LayerStatistics, ...]:
+        """Activations of each network, measured over all calibration text in one run."""
+        layers = capture(
+            self.loaded.model,
+            self.feedforwards,
+            self.calibration.batches,
+            samples=self.recipe.samples,
+            sampling=self.sampling,
+            seed=self.recipe.seed,
+            with_second_moments=True,
+            progress=self.progress,
+        )
+        if len(layers[0].samples) < MIN_SAMPLES:
+            raise InputError(
+                f"at least {MIN_SAMPLES} activation rows must be sampled, got {len(layers[0].samples)}; "
+                "give more calibration text"
+            )
+        return layers
+
+    def down_columns(self, place: int) -> Tensor:
+        """(K, H) float32: row j is neuron j's column of the down projection of network `place`."""
+        return self.feedforwards[place].down_columns()
+
+    def importance(self, place: int) -> NDArray[np.floating[Any]]:
+        """(K,) float64: root mean square of the activation x length of the neuron's down-projection column."""
+        lengths = self.down_columns(place).double().norm(dim=1).cpu()
+        product: NDArray[np.floating[Any]] = (self.statistics[place].rms * lengths).numpy()
+        return product
+
+    def information(self, place: int) -> MutualInformation:
+        """Mutual information of the neurons of network `place`, one kernel over the first `kernel_rows` samples."""
+        if place not in self._information:
+            rows = self.statistics[place].samples[: self.recipe.kernel_rows]
+            device = self.feedforwards[place].down_columns().device
+            self._information[place] = mutual_information(
+                rows.to(device), alpha=self.recipe.alpha, batch_size=None, dtype="float32"
+            )
+            self.progress("measuring information", len(self._information), len(self.feedforwards))
+        return self._information[place]

@@ -1,0 +1,43 @@
+"""Representatives: the neurons that all others share most information with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from secateur.errors import InputError
+from secateur.methods.contract import Method, PruningContext
+from secateur.results import LayerPlan
+from secateur.selection.medoids import normalised_distance, select_medoids
+
+
+def plan_by_medoids(context: PruningContext) -> tuple[LayerPlan, ...]:
+    """Keep the medoids of the neurons under 1 - I(k,l) / min(I(k,k), I(l,l)).
+
+    Raises:
+        InputError: information was switched off, which leaves nothing to choose by.
+    """
+    if not context.recipe.information:
+        raise InputError("method 'medoids' chooses by information alone; use 'redundancy' with --no-information")
+    return tuple(_plan_layer(context, place) for place in range(len(context.feedforwards)))
+
+
+def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
+    ffn = context.feedforwards[place]
+    information = context.information(place)
+    distance = normalised_distance(information)
+    kept = select_medoids(distance, context.width, context.recipe.seed)
+    figures = {
+        "mean_distance_to_kept": float(distance[:, kept].min(axis=1).mean()),
+        "mean_width_over_std": float(np.mean(information.width_over_std)),
+        "saturated": float(information.saturated),
+    }
+    return LayerPlan(ffn.path, ffn.width, kept, figures=figures)
+
+
+MEDOIDS = Method(
+    name="medoids",
+    summary="k-medoids of the neurons under normalised mutual information, importance left out",
+    plan=plan_by_medoids,
+    needs=frozenset({"activations"}),
+    sees=frozenset({"duplicates"}),
+)

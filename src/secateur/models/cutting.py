@@ -1,0 +1,50 @@
+"""Carrying out a plan on a model in memory."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from secateur.errors import InputError
+from secateur.models.families import Family, find_family, find_feedforwards
+from secateur.models.loading import hash_weights
+from secateur.results import PruningPlan
+
+
+def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
+    """A pruned copy of a model, byte for byte what the plan's own run produced. The given model is not changed.
+
+    Raises:
+        InputError: the model's weights are not those that the plan was made for.
+    """
+    found = hash_weights(model)
+    if found != plan.weights_sha256:
+        raise InputError(
+            f"the plan was made for weights with SHA-256 {plan.weights_sha256[:12]}..., got {found[:12]}..."
+        )
+    pruned = copy.deepcopy(model)
+    cut_(pruned, find_family(pruned.config), plan)
+    return pruned
+
+
+def cut_(model: nn.Module, family: Family, plan: PruningPlan) -> None:
+    """Carry out a plan in place: rows and columns leave the weights, updates go in, the config follows.
+
+    A checkpoint has one width for all its layers, so where the plan leaves layers of different widths the narrower
+    ones are padded with zero neurons, which changes nothing in what the model computes.
+    """
+    layers = {layer.path: layer for layer in plan.layers}
+    feedforwards = find_feedforwards(model, family)
+    unknown = set(layers) - {ffn.path for ffn in feedforwards}
+    if unknown:
+        raise InputError(f"the plan names a layer that the model lacks: {sorted(unknown)[0]}")
+    width = max(layers[ffn.path].width if ffn.path in layers else ffn.width for ffn in feedforwards)
+    for ffn in feedforwards:
+        if ffn.path in layers:
+            ffn.cut_(layers[ffn.path], width)
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if config is not None and hasattr(config, family.width_key):
+            setattr(config, family.width_key, width)

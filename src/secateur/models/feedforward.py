@@ -1,0 +1,152 @@
+"""One feed-forward network: its projections, whatever their layout, and cutting it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from secateur.results import LayerPlan, Update
+
+
+def is_projection(module: nn.Module) -> bool:
+    """Whether a module is a plain linear layer that can be cut: exactly nn.Linear, or GPT-2's Conv1D."""
+    return type(module) in (nn.Linear, Conv1D)
+
+
+def count_weights(projection: nn.Module) -> int:
+    """Entries of a projection's matrix: multiply-adds it takes for one token."""
+    return _matrix(projection).numel()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """A feed-forward network of a model: neuron j is a row of up (and gate) and a column of down."""
+
+    path: str
+    """Module path of its owner."""
+    up: nn.Module
+    """Up projection; holds the gate too where `is_fused`."""
+    down: nn.Module
+    """Down projection; its input is the activation."""
+    gate: nn.Module | None
+    """Gate projection where it is a module of its own."""
+    is_fused: bool
+    """Whether up holds gate and up as two blocks of rows."""
+    stack: Literal["main", "decoder"]
+    """Whose token mask counts."""
+    passes: int
+    """Times it runs in one forward pass (above 1 where layers share weights)."""
+    owner: nn.Module
+    """The module at `path`."""
+
+    @property
+    def width(self) -> int:
+        """Number of neurons."""
+        return _matrix(self.down).shape[1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of outputs."""
+        return _matrix(self.down).shape[0]
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate multiplies the up projection."""
+        return self.is_fused or self.gate is not None
+
+    @property
+    def has_output_bias(self) -> bool:
+        """Whether the down projection has a bias, and so can hold a new one."""
+        return getattr(self.down, "bias", None) is not None
+
+    def down_columns(self) -> Tensor:
+        """(K, H) float32, a copy: row j is neuron j's column of the down projection."""
+        return _matrix(self.down).detach().T.float().contiguous()
+
+    def output_bias(self) -> Tensor:
+        """(H,) float32, a copy of the down projection's bias."""
+        bias: Any = self.down.bias
+        copy: Tensor = bias.detach().float().clone()
+        return copy
+
+    def multiply_adds_per_token(self) -> int:
+        """Multiply-adds of its matrices for one token, all passes."""
+        matrices = 3 if self.is_gated else 2
+        return self.passes * matrices * self.width * self.hidden_size
+
+    def cut_(self, layer: LayerPlan, padded_width: int) -> None:
+        """Remove all but the kept neurons, put the update in, and pad with zero neurons to `padded_width`."""
+        kept = torch.from_numpy(layer.kept).to(_matrix(self.down).device)
+        rows = torch.cat([kept, kept + self.width]) if self.is_fused else kept
+        blocks = 2 if self.is_fused else 1
+        _cut_rows_(self.up, rows, blocks, padded_width)
+        if self.gate is not None:
+            _cut_rows_(self.gate, rows, 1, padded_width)
+        _cut_columns_(self.down, kept, layer.update, padded_width)
+        if hasattr(self.owner, "intermediate_size"):
+            setattr(self.owner, "intermediate_size", padded_width)  # noqa: B010 (not declared on nn.Module)
+
+
+@contextmanager
+def masked(feedforwards: Sequence[FeedForward], masks: Sequence[Tensor]) -> Iterator[None]:
+    """Multiply the activations of each feed-forward network by its (K,) mask while the context lasts."""
+
+    def hook_for(mask: Tensor) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0] * mask.to(args[0]), *args[1:])
+
+        return hook
+
+    handles = []
+    try:
+        for ffn, mask in zip(feedforwards, masks, strict=True):
+            handles.append(ffn.down.register_forward_pre_hook(hook_for(mask)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _matrix(module: nn.Module) -> Tensor:
+    """The weight as (out, in), a view."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def _replace_weight_(module: Any, matrix: Tensor) -> None:
+    """Put an (out, in) matrix in place, in the module's own layout, and correct its sizes."""
+    layout = matrix.T if isinstance(module, Conv1D) else matrix
+    module.weight = nn.Parameter(layout.contiguous(), requires_grad=module.weight.requires_grad)
+    if isinstance(module, Conv1D):
+        module.nf, module.nx = matrix.shape
+    else:
+        module.out_features, module.in_features = matrix.shape
+
+
+def _cut_rows_(module: Any, rows: Tensor, blocks: int, padded_width: int) -> None:
+    matrix = _pad_blocks(_matrix(module).detach()[rows], blocks, padded_width)
+    _replace_weight_(module, matrix)
+    if module.bias is not None:
+        bias = _pad_blocks(module.bias.detach()[rows][:, None], blocks, padded_width)[:, 0]
+        module.bias = nn.Parameter(bias.contiguous(), requires_grad=module.bias.requires_grad)
+
+
+def _pad_blocks(rows: Tensor, blocks: int, padded_width: int) -> Tensor:
+    parts = rows.chunk(blocks)
+    missing = padded_width - len(parts[0])
+    return torch.cat([nn.functional.pad(part, (0, 0, 0, missing)) for part in parts])
+
+
+def _cut_columns_(module: Any, kept: Tensor, update: Update | None, padded_width: int) -> None:
+    old = _matrix(module).detach()
+    columns = old[:, kept] if update is None else update.weight.T.to(old)
+    _replace_weight_(module, nn.functional.pad(columns, (0, padded_width - len(kept))))
+    if update is not None and update.bias is not None:
+        bias = update.bias.to(module.bias.detach())
+        module.bias = nn.Parameter(bias.clone(), requires_grad=module.bias.requires_grad)

@@ -1,0 +1,208 @@
+"""Reading a model with transformers, strictly: nothing missing, nothing random, nothing executed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from secateur.errors import InputError, UnsupportedModelError
+from secateur.models.families import Family, find_family, unsupported
+from secateur.models.safety import check_weights, read_config
+from secateur.models.source import Source, find_source
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory, in evaluation mode, with what is known about it."""
+
+    model: nn.Module
+    """The transformers model, of the class that its config names."""
+    family: Family
+    """Its row in the table of families."""
+    tokenizer: Any | None
+    """Its tokenizer, or None."""
+    source: Source | None
+    """Where it came from; None for a model made in memory."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know about how it was read."""
+
+    @property
+    def name(self) -> str:
+        """A name that may be published."""
+        return self.source.base_model if self.source else type(self.model).__name__
+
+
+def load_model(
+    name: str, *, dtype: str | None = None, device: str = "auto", revision: str | None = None
+) -> LoadedModel:
+    """A model by folder, .gguf file, demo name or hub id, in its own number format unless `dtype` says otherwise.
+
+    Raises:
+        InputError: the files are missing, unsafe or broken, or weights are missing, misshaped or not finite.
+        UnsupportedModelError: the model is of no supported family.
+    """
+    source = find_source(name, revision)
+    with quiet_transformers():
+        loaded = _load_gguf(source, dtype) if source.gguf_file else _load_folder(source, dtype)
+    check_finite(loaded.model)
+    loaded.model.to(find_device(device)).eval()
+    return loaded
+
+
+def wrap_model(model: nn.Module, tokenizer: Any | None = None) -> LoadedModel:
+    """A model that the caller made, checked.
+
+    Raises:
+        InputError: weights are not finite.
+        UnsupportedModelError: adapters, quantised weights or no supported family.
+    """
+    if not isinstance(getattr(model, "config", None), transformers.PreTrainedConfig):
+        raise InputError(f"model must be a name or a transformers model, got {type(model).__name__}")
+    if getattr(model, "peft_config", None):
+        raise UnsupportedModelError("the model has adapters; merge them first (merge_and_unload)")
+    if getattr(model.config, "quantization_config", None):
+        raise UnsupportedModelError("the model's weights are quantised; load it unquantised")
+    check_finite(model)
+    return LoadedModel(model, find_family(model.config), tokenizer, None)
+
+
+def find_device(device: str) -> torch.device:
+    """The device of a name; auto is CUDA where there is one.
+
+    Raises:
+        InputError: CUDA was asked for and there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device must be one that is here, got cuda; use --device cpu or auto")
+    return torch.device(device)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise InputError where a weight is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise InputError(f"the weight {name} holds NaN or infinite values")
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 over names, number formats, shapes and bytes of all weights, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict(keep_vars=False).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
+    settings = read_config(source.folder)
+    stored = check_weights(source.folder)
+    config = _as_config(source)
+    family = find_family(config)
+    model_class = _find_class(settings, source)
+    model, info = _call(
+        source,
+        model_class.from_pretrained,
+        source.folder,
+        config=config,
+        dtype=getattr(torch, dtype or stored),
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    for key, meaning in (
+        ("missing_keys", "has no weights for"),
+        ("mismatched_keys", "has misshaped weights for"),
+    ):
+        if info[key]:
+            names = ", ".join(sorted(str(entry) for entry in info[key])[:3])
+            raise InputError(f"{source.folder} {meaning} {names} (they would be random)")
+    ignored = sorted(info["unexpected_keys"])
+    warnings = (
+        (f"{len(ignored)} stored tensors are not part of {model_class.__name__}: {ignored[0]}",) if ignored else ()
+    )
+    return LoadedModel(model, family, _load_tokenizer(source), source, warnings)
+
+
+def _load_gguf(source: Source, dtype: str | None) -> LoadedModel:
+    family = find_family(_as_config(source))
+    model = _call(
+        source,
+        AutoModelForCausalLM.from_pretrained,
+        source.folder,
+        gguf_file=source.gguf_file,
+        dtype=getattr(torch, dtype or "bfloat16"),
+        local_files_only=True,
+    )
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return LoadedModel(model, family, _load_tokenizer(source), source)
+
+
+def _as_config(source: Source) -> Any:
+    return _call(source, AutoConfig.from_pretrained, source.folder, **_gguf_argument(source), local_files_only=True)
+
+
+def _load_tokenizer(source: Source) -> Any | None:
+    markers = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "tokenizer.model", "vocab.json")
+    if source.gguf_file is None and not any((source.folder / name).exists() for name in markers):
+        return None
+    return _call(source, AutoTokenizer.from_pretrained, source.folder, **_gguf_argument(source), local_files_only=True)
+
+
+def _gguf_argument(source: Source) -> dict[str, str]:
+    return {"gguf_file": source.gguf_file} if source.gguf_file else {}
+
+
+def _find_class(settings: dict[str, Any], source: Source) -> Any:
+    named = settings.get("architectures")
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        raise InputError(f"config.json in {source.folder} must name one class under 'architectures', got {named!r}")
+    found = getattr(transformers, named[0], None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise unsupported(f"the architecture '{named[0]}', which transformers {transformers.__version__} lacks")
+    return found
+
+
+def _call(source: Source, function: Any, *args: Any, **settings: Any) -> Any:
+    """Call into transformers; what it raises about the checkpoint becomes one line about the checkpoint."""
+    try:
+        return function(*args, **settings)
+    except ImportError as error:
+        if source.gguf_file:
+            raise InputError("reading GGUF needs two more packages: pip install 'secateur[gguf]'") from error
+        raise InputError(f"{source.folder} needs a package that is missing: {_one_line(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(f"transformers can't read {source.folder}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own progress bars and remarks off the terminal (GGUF's bar heeds no setting of its own)."""
+    from transformers.utils import logging
+
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()

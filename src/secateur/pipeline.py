@@ -1,0 +1,319 @@
+"""The story on one screen: read, measure, choose, refit, cut, write."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.calibration import Batch, CalibrationInput, prepare_calibration
+from secateur.checkpoint.staging import check_target
+from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
+from secateur.errors import InputError
+from secateur.information import use_threads
+from secateur.methods import PruningContext, find_method
+from secateur.models.cutting import apply, cut_
+from secateur.models.families import find_feedforwards
+from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
+from secateur.models.sizes import measure_size
+from secateur.recipe import Recipe, make_recipe, parse_layers
+from secateur.refit import refit_down, relative_output_error
+from secateur.results import CalibrationSummary, LayerPlan, ModelSize, Progress, PruningPlan, no_progress
+from secateur.selection.ranking import round_width
+
+ROUND_TO = {"decoder": 64, "encoder": 8, "encoder-decoder": 8, "vision": 8}
+"""Default multiple that widths are rounded to, by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """A pruned model, and how it came about."""
+
+    model: nn.Module
+    """The smaller model, in evaluation mode."""
+    plan: PruningPlan
+    """What was cut, enough to do it again with `secateur.apply`."""
+    before: ModelSize
+    """Size of the original."""
+    after: ModelSize
+    """Size of the pruned model."""
+    calibration: CalibrationSummary
+    """What was measured on."""
+    warnings: tuple[str, ...]
+    """What the user should know."""
+    seconds: Mapping[str, float]
+    """Time spent, by phase."""
+    loaded: LoadedModel = field(repr=False)
+    """Tokenizer, family and source."""
+    recipe: Recipe = field(repr=False)
+    """The settings."""
+    example: Batch = field(repr=False)
+    """A batch that the written checkpoint is verified on."""
+
+    @property
+    def relative_ffn_flops(self) -> float:
+        """FLOPs after / before, scope ffn."""
+        return self.after.ffn_multiply_adds / self.before.ffn_multiply_adds
+
+    @property
+    def relative_model_flops(self) -> float:
+        """FLOPs after / before, scope model."""
+        return self.after.model_multiply_adds / self.before.model_multiply_adds
+
+    def save(self, out: str | Path, *, overwrite: bool = False) -> None:
+        """Write an ordinary Hugging Face checkpoint, verified, with plan, manifest and model card.
+
+        Raises:
+            InputError: `out` exists (and may not be replaced) or lies in the original's folder.
+            SecateurError: writing failed; nothing is left at `out`.
+        """
+        command = describe_command(self.loaded.name, Path(out).name, self.recipe)
+        record = CheckpointRecord(
+            self.plan, self.before, self.after, self.calibration, self._manifest(command), command
+        )
+        write_checkpoint(replace(self.loaded, model=self.model), record, self.example, Path(out), overwrite=overwrite)
+
+    def _manifest(self, command: str) -> dict[str, Any]:
+        return {
+            "command": command,
+            "recipe": dict(self.plan.settings),
+            "base_model": self.loaded.name,
+            "weights_sha256": {"before": self.plan.weights_sha256, "after": hash_weights(self.model)},
+            "calibration": {
+                "source": self.calibration.source,
+                "rows": self.calibration.rows,
+                "tokens": self.calibration.tokens,
+                "token_ids_sha256": self.calibration.sha256,
+            },
+            "threads": torch.get_num_threads(),
+            "versions": find_versions(),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "warnings": list(self.warnings),
+        }
+
+
+def prune(
+    model: str | Path | nn.Module,
+    *,
+    calibration: CalibrationInput = None,
+    tokenizer: Any | None = None,
+    recipe: Recipe | None = None,
+    progress: Progress = no_progress,
+    **settings: Any,
+) -> PruneResult:
+    """A smaller copy of a model. The given model is not changed, and nothing is written before `save`.
+
+    Args:
+        model: a folder, .gguf file, demo name or hub id, or a transformers model.
+        calibration: a path, texts, or batches (mappings of tensors); None takes the recipe's, or text that comes with
+            Python.
+        tokenizer: for a transformers model given as such.
+        recipe: the settings; or give them by name.
+        progress: called as progress(phase, done, total).
+        **settings: fields of `Recipe` by name: keep=0.6, method="redundancy", refit=True, seed=0, ...
+
+    Raises:
+        InputError: a setting, the model or the calibration can't be used; the message says what, got and wanted.
+    """
+    if recipe is not None and settings:
+        raise InputError("give either a recipe or single settings, got both")
+    recipe = recipe or make_recipe(settings)
+    find_method(recipe.method)
+    clock = Clock()
+    with use_threads(recipe.threads):
+        with clock.phase("loading"):
+            loaded = _load(model, tokenizer, recipe)
+        context = open_context(loaded, calibration, recipe, progress)
+        with clock.phase("measuring activations"):
+            _ = context.statistics
+        plan = make_plan(context, clock)
+        return finish(context, plan, clock, in_place=not isinstance(model, nn.Module))
+
+
+def finish(
+    context: PruningContext, plan: PruningPlan, clock: Clock | None = None, *, in_place: bool = False
+) -> PruneResult:
+    """Carry out a plan and gather the result."""
+    clock, loaded = clock or Clock(), context.loaded
+    before = measure_size(loaded.model, loaded.family)
+    warnings = (*loaded.warnings, *find_warnings(context, plan))
+    with clock.phase("cutting"):
+        pruned = carry_out(plan, loaded, in_place=in_place)
+    return PruneResult(
+        model=pruned,
+        plan=plan,
+        before=before,
+        after=measure_size(pruned, loaded.family, before.sequence_length),
+        calibration=context.calibration.summary,
+        warnings=warnings,
+        seconds=clock.seconds,
+        loaded=loaded,
+        recipe=context.recipe,
+        example=context.calibration.batches[0],
+    )
+
+
+def open_context(
+    loaded: LoadedModel, calibration: CalibrationInput, recipe: Recipe, progress: Progress = no_progress
+) -> PruningContext:
+    """Everything a method may look at, measured when it is first asked for."""
+    feedforwards = find_feedforwards(loaded.model, loaded.family)
+    chosen = [feedforwards[place] for place in parse_layers(recipe.layers, len(feedforwards))]
+    is_classifier = type(loaded.model).__name__.endswith("ForSequenceClassification")
+    return PruningContext(
+        loaded=loaded,
+        feedforwards=chosen,
+        width=find_width(loaded, recipe),
+        calibration=prepare_calibration(calibration, loaded, recipe),
+        recipe=recipe,
+        sampling=recipe.sampling or ("cls" if is_classifier and loaded.family.kind == "encoder" else "tokens"),
+        progress=progress,
+    )
+
+
+def find_width(loaded: LoadedModel, recipe: Recipe) -> int:
+    """Neurons to keep in each network, rounded as the recipe or the kind of model asks."""
+    original = find_feedforwards(loaded.model, loaded.family)[0].width
+    return round_width(original, recipe.keep, recipe.round_to or ROUND_TO[loaded.family.kind])
+
+
+def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPlan:
+    """Choose by the recipe's method, then refit if asked."""
+    recipe, clock = context.recipe, clock or Clock()
+    with clock.phase("choosing"):
+        layers = find_method(recipe.method).plan(context)
+    if recipe.refit:
+        with clock.phase("refitting"):
+            layers = tuple(_refit(context, place, layer) for place, layer in enumerate(layers))
+    return PruningPlan(
+        method=recipe.method,
+        family=context.loaded.family.model_type,
+        keep=recipe.keep,
+        weights_sha256=hash_weights(context.loaded.model),
+        settings=public_settings(recipe),
+        layers=layers,
+    )
+
+
+def carry_out(plan: PruningPlan, loaded: LoadedModel, *, in_place: bool) -> nn.Module:
+    """The pruned model: the loaded one cut in place, or a copy."""
+    if not in_place:
+        return apply(plan, loaded.model)
+    cut_(loaded.model, loaded.family, plan)
+    return loaded.model
+
+
+def check_out(out: Path, loaded_from: Path | None, *, overwrite: bool) -> None:
+    """Raise InputError now, before hours of work, if OUT could not be written later."""
+    check_target(out, source=loaded_from, overwrite=overwrite)
+
+
+def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]:
+    """What the user should know about a plan."""
+    found = []
+    ffns, tokens = context.feedforwards, context.calibration.summary.tokens
+    saturated = [str(place) for place, layer in enumerate(plan.layers) if layer.figures.get("saturated")]
+    if saturated:
+        found.append(
+            f"the layer kernel is saturated in networks {', '.join(saturated)}: its widths say nothing there; "
+            "use more --kernel-rows"
+        )
+    if context.recipe.refit and 0 < tokens < 4 * ffns[0].width:
+        found.append(
+            f"{tokens:,} calibration tokens are few for a refit of {ffns[0].width} neurons; "
+            f"{16 * ffns[0].width:,} or more are better"
+        )
+    everything = find_feedforwards(context.loaded.model, context.loaded.family)
+    if len(ffns) < len(everything):
+        found.append(
+            "a checkpoint has one width for all layers, so with --layers the pruned layers are padded with zero "
+            "neurons up to the others' width: the neurons are gone, the files are no smaller"
+        )
+    return tuple(found)
+
+
+def public_settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, without the folder that the calibration text lies in."""
+    settings = recipe.model_dump()
+    if recipe.calibration not in (None, "-"):
+        settings["calibration"] = Path(str(recipe.calibration)).name
+    return settings
+
+
+def describe_command(model: str, out: str, recipe: Recipe) -> str:
+    """The command line that does it again: every setting that is not at its default."""
+    words = ["secateur", "prune", model, out]
+    defaults = Recipe()
+    for name, value in public_settings(recipe).items():
+        if name != "keep" and value == getattr(defaults, name):
+            continue
+        flag = "--" + name.replace("_", "-")
+        words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+    return shlex.join(words)
+
+
+def find_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on."""
+    packages = (
+        "secateur",
+        "torch",
+        "transformers",
+        "numpy",
+        "scipy",
+        "kmedoids",
+        "safetensors",
+        "huggingface_hub",
+    )
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+class Clock:
+    """Adds up the seconds spent in each phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside the context towards `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _load(model: str | Path | nn.Module, tokenizer: Any | None, recipe: Recipe) -> LoadedModel:
+    if isinstance(model, str | Path):
+        return load_model(str(model), dtype=recipe.dtype, device=recipe.device, revision=recipe.revision)
+    if recipe.dtype is not None:
+        raise InputError("dtype is for models given by name; convert a model in memory yourself")
+    find_device(recipe.device)
+    if model.training:
+        raise InputError("the model must be in evaluation mode; call model.eval() first")
+    return wrap_model(model, tokenizer)
+
+
+def _refit(context: PruningContext, place: int, layer: LayerPlan) -> LayerPlan:
+    ffn, statistics = context.feedforwards[place], context.statistics[place]
+    columns = context.down_columns(place).cpu()
+    assert statistics.second_moments is not None
+    moments = statistics.second_moments
+    bias = ffn.output_bias().cpu() if ffn.has_output_bias else None
+    update = refit_down(moments, columns, layer.kept, ridge=context.recipe.ridge, mean=statistics.mean, bias=bias)
+    context.progress("refitting", place + 1, len(context.feedforwards))
+    figures = {
+        **layer.figures,
+        "relative_error_cut": relative_output_error(moments, columns, layer.kept),
+        "relative_error_refit": relative_output_error(moments, columns, layer.kept, update.weight),
+    }
+    return replace(layer, update=update, figures=figures)

@@ -1,0 +1,120 @@
+"""The one source of every setting: its name, type, default, bounds and help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secateur.errors import InputError, unknown_name
+
+
+def _bounded(default: Any, wanted: str, **bounds: Any) -> Any:
+    return Field(default, json_schema_extra={"wanted": wanted}, **bounds)
+
+
+class Recipe(BaseModel):
+    """How a model is pruned. The docstring under a field is its help on the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    keep: float = _bounded(0.8, "in (0, 1]", gt=0, le=1)
+    """Fraction of feed-forward neurons to keep, in (0, 1]."""
+    method: str = "redundancy"
+    """How neurons are chosen; `secateur methods` lists the names."""
+    refit: bool = True
+    """Make up for removed neurons by a closed-form change of the down projection."""
+    information: bool = True
+    """Let mutual information take part in the choice; without it plain importance decides."""
+    layers: str | None = None
+    """Only these feed-forward networks, numbered from 0, for instance 2-28 or 0,3,5-7 (default: all)."""
+    round_to: int | None = _bounded(None, "a whole number of at least 1", ge=1)
+    """Round the width to the nearest multiple of this (default: 64 for decoders, 8 for encoders)."""
+    calibration: str | None = None
+    """Text to measure on: a .txt, .jsonl, .tsv or .csv file, or - for standard input (default: Python's own docs)."""
+    text_column: str | None = None
+    """Column or field that holds the text in .jsonl, .tsv and .csv files."""
+    calibration_tokens: int = _bounded(32768, "a whole number of at least 256", ge=256)
+    """Tokens of calibration text to use at most."""
+    max_length: int | None = _bounded(None, "a whole number of at least 2", ge=2)
+    """Tokens in a window (decoders, default 512) or row (encoders, default 128)."""
+    batch_size: int = _bounded(8, "a whole number of at least 1", ge=1)
+    """Windows or rows in one forward pass."""
+    samples: int = _bounded(1000, "a whole number of at least 16", ge=16)
+    """Activation rows a layer that are kept for the information between neurons."""
+    sampling: Literal["cls", "tokens", "mean"] | None = None
+    """Activation rows to sample: a row's first token, any token, or a row's mean (default: cls for classifiers)."""
+    alpha: float = _bounded(2.0, "above 0", gt=0)
+    """Order of the Renyi entropy; 2 is much the fastest."""
+    kernel_rows: int = _bounded(256, "a whole number of at least 8", ge=8)
+    """Activation rows in the kernel that information is measured with, at most `samples`."""
+    ridge: float = _bounded(0.03, "above 0", gt=0)
+    """How strongly the refit holds on to the original weights, in units of the mean second moment."""
+    seed: int = _bounded(0, "a whole number of at least 0", ge=0)
+    """Seed of every random draw."""
+    threads: int | None = _bounded(None, "a whole number of at least 1", ge=1)
+    """CPU threads (default: as torch decides)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format of the model that is read and written (default: the source's own; bfloat16 from GGUF)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+
+def make_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """A checked recipe from names and values.
+
+    Raises:
+        InputError: a name is unknown or a value out of bounds; the message names it in one line.
+    """
+    for name in settings:
+        if name not in Recipe.model_fields:
+            raise unknown_name("setting", name, Recipe.model_fields)
+    try:
+        return Recipe(**settings)
+    except ValidationError as error:
+        raise InputError(_describe(error)) from None
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, unchecked beyond being a mapping."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the recipe {path} can't be read: {reason}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise InputError(f"the recipe {path} must be a mapping of settings, such as 'keep: 0.8'")
+    return settings
+
+
+def parse_layers(text: str | None, count: int) -> tuple[int, ...]:
+    """Layer numbers that a text such as "2-28" or "0,3,5-7" names, sorted; all of `count` for None."""
+    if text is None:
+        return tuple(range(count))
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InputError(f"layers must look like 2-28 or 0,3,5-7, got '{text}'")
+        start, stop = int(first), int(last or first)
+        if start > stop or stop >= count:
+            raise InputError(f"layers must lie in 0-{count - 1}, first before last, got '{text}'")
+        chosen.update(range(start, stop + 1))
+    return tuple(sorted(chosen))
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    extra = Recipe.model_fields[name].json_schema_extra
+    wanted = extra["wanted"] if isinstance(extra, dict) and "wanted" in extra else None
+    if wanted is None:
+        wanted = first.get("ctx", {}).get("expected") or first["msg"].removeprefix("Input should be ")
+    return f"{name} must be {wanted}, got {first['input']!r}"

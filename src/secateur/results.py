@@ -1,0 +1,148 @@
+"""Frozen dataclasses that travel between the steps; no behaviour beyond derived figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(phase, done, total)."""
+
+
+def no_progress(phase: str, done: int, total: int) -> None:
+    """Take no notice of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class MutualInformation:
+    """Information that every pair of K neurons shares, with what it was measured by."""
+
+    mi_nats: NDArray[np.floating[Any]]
+    """(K, K) symmetric, nats; the diagonal is a neuron's information about itself. Debiased if asked."""
+    entropy_nats: NDArray[np.floating[Any]]
+    """(K,) entropy of each neuron, nats, in [0, log n]."""
+    width: NDArray[np.floating[Any]]
+    """(K,) kernel width sigma in the units of the activations; infinite for a constant neuron."""
+    width_over_std: NDArray[np.floating[Any]]
+    """(K,) r = sigma / population standard deviation; 0 for a constant neuron."""
+    baseline_mi_nats: NDArray[np.floating[Any]] | None
+    """(K, K) mean over shuffled copies of the data, nats; None unless debias was asked for."""
+    backend: str
+    """Which code computed the pairs."""
+    saturated: bool
+    """True where the layer's kernel is so narrow that its Gram is nearly the identity and widths carry nothing."""
+    alpha: float
+    """Order of the Renyi entropy."""
+    rows_per_kernel: int
+    """n, rows in one Gram matrix."""
+    kernels: int
+    """Number of Gram matrices (batches) that were averaged."""
+
+    @property
+    def normalised(self) -> NDArray[np.floating[Any]]:
+        """(K, K) I(k,l) / min(I(k,k), I(l,l)) in [0, 1]; 0 where a neuron carries no information."""
+        import numpy as np
+
+        own = np.diag(self.mi_nats)
+        smaller = np.minimum(own[:, None], own[None, :])
+        share = np.divide(self.mi_nats, smaller, out=np.zeros_like(self.mi_nats), where=smaller > 1e-9)
+        clipped: NDArray[np.floating[Any]] = np.clip(share, 0.0, 1.0)
+        return clipped
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """New values for what is left of a down projection; they replace the old ones when the plan is applied."""
+
+    weight: torch.Tensor
+    """(width, H) float32, one row per kept neuron: its column of the down projection."""
+    bias: torch.Tensor | None = None
+    """(H,) float32 output bias, only where the family can store one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What is cut in one feed-forward network."""
+
+    path: str
+    """Module path of the feed-forward network."""
+    original_width: int
+    """Neurons before the cut."""
+    kept: NDArray[np.int64]
+    """(width,) sorted, unique indices of the neurons that stay."""
+    update: Update | None = None
+    """New down projection of the kept neurons, or None to leave it as it is."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Named figures about the choice, for the record (refit error, mean width of the kernels, ...)."""
+
+    @property
+    def width(self) -> int:
+        """Number of neurons kept."""
+        return len(self.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class PruningPlan:
+    """What is cut, how it was chosen, and of which weights."""
+
+    method: str
+    """Name of the method."""
+    family: str
+    """Name of the model family."""
+    keep: float
+    """Fraction that was asked for."""
+    weights_sha256: str
+    """Hash of the weights that the plan was made for."""
+    settings: Mapping[str, Any]
+    """The recipe in full."""
+    layers: tuple[LayerPlan, ...]
+    """One entry for every feed-forward network that is cut."""
+
+    @property
+    def kept_fraction(self) -> float:
+        """Fraction of the neurons in the plan's layers that stay."""
+        return sum(layer.width for layer in self.layers) / sum(layer.original_width for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """How large a model is, and what one sequence costs it."""
+
+    parameters: int
+    """Number of weights, tied ones counted once."""
+    widths: tuple[int, ...]
+    """Width of each feed-forward network, in order."""
+    sequence_length: int
+    """Tokens in the sequence that the multiply-adds are stated for."""
+    ffn_multiply_adds: int
+    """Multiply-adds in all feed-forward networks."""
+    model_multiply_adds: int
+    """Multiply-adds in all layers: attention and feed-forward; embeddings and heads are left out."""
+
+    @property
+    def width_text(self) -> str:
+        """The width, or the range of widths where layers differ."""
+        low, high = min(self.widths), max(self.widths)
+        return str(low) if low == high else f"{low} to {high}"
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSummary:
+    """What was read of the calibration text, and what was left."""
+
+    source: str
+    """Where the text came from."""
+    rows: int
+    """Windows (decoders) or rows (encoders) used."""
+    tokens: int
+    """Tokens used, padding never counted."""
+    unread: str
+    """What was left unread, in words."""
+    sha256: str
+    """Hash of the token ids (or of the tensors given) in order."""

@@ -1,0 +1,158 @@
+"""Evaluating a checkpoint: what it can be scored on, and how large and fast it is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.calibration import Batch, add_decoder_input, find_length, require_tokenizer, take_tokens
+from secateur.errors import InputError, unknown_name
+from secateur.evaluation.embeddings import embed, score_stsb
+from secateur.evaluation.perplexity import Gap, PerplexityScore, compare_losses, evaluate_perplexity
+from secateur.evaluation.speed import Latency, measure_latency
+from secateur.models.loading import LoadedModel
+from secateur.models.safety import weight_bytes
+from secateur.models.sizes import measure_size
+from secateur.results import ModelSize, Progress, no_progress
+from secateur.texts import TextSource, default_passages, open_texts
+
+TASKS = ("stsb-embeddings",)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Size and speed, which every supported model has."""
+
+    size: ModelSize
+    """Parameters and multiply-adds."""
+    weight_bytes: int | None
+    """Bytes of the weights on disk; None for a model in memory."""
+    latency: Latency
+    """Time of one forward pass of one sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextScore:
+    """Perplexity on some text, and the gap to another model's where one was given."""
+
+    perplexity: PerplexityScore
+    """Of the model."""
+    text: str
+    """What it was measured on."""
+    unread: str
+    """What was left of the text."""
+    seconds: float
+    """Time it took."""
+    other: PerplexityScore | None = None
+    """Of the model it was compared with."""
+    gap: Gap | None = None
+    """Log-loss of the model less that of the other."""
+
+
+def profile(loaded: LoadedModel) -> Profile:
+    """Size, bytes on disk and latency of one sequence of the stated length (512 tokens for decoders, else 128)."""
+    size = measure_size(loaded.model, loaded.family)
+    (latency,) = measure_latency([loaded.model], example_batch(loaded, size.sequence_length))
+    source = loaded.source
+    on_disk = None
+    if source is not None:
+        file = source.folder / source.gguf_file if source.gguf_file else None
+        on_disk = file.stat().st_size if file else weight_bytes(source.folder)
+    return Profile(size, on_disk, latency)
+
+
+def example_batch(loaded: LoadedModel, length: int) -> Batch:
+    """One sequence of arbitrary tokens (or one blank image), for timing."""
+    config: Any = loaded.model.config
+    if loaded.family.kind == "vision":
+        dtype = next(loaded.model.parameters()).dtype
+        return {"pixel_values": torch.zeros(1, config.num_channels, config.image_size, config.image_size, dtype=dtype)}
+    length = min(length, find_length(loaded, None))
+    ids = torch.arange(length)[None] % (config.vocab_size - 2) + 1
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return add_decoder_input(batch, loaded.model) if loaded.family.kind == "encoder-decoder" else batch
+
+
+def is_language_model(loaded: LoadedModel) -> bool:
+    """Whether perplexity is defined for the model."""
+    return type(loaded.model).__name__.endswith(("ForCausalLM", "LMHeadModel")) and loaded.family.kind == "decoder"
+
+
+def score_text(
+    loaded: LoadedModel,
+    text: str | None,
+    *,
+    tokens: int,
+    window: int,
+    stride: int | None = None,
+    against: LoadedModel | None = None,
+    progress: Progress = no_progress,
+) -> TextScore:
+    """Perplexity of a causal language model, and the paired gap to another on the same tokens.
+
+    Raises:
+        InputError: the model is no causal language model, or the other one has another tokenizer.
+    """
+    for model in (loaded, against):
+        if model is not None and not is_language_model(model):
+            raise InputError(f"{type(model.model).__name__} has no perplexity; {how_to_score(model)}")
+    source = open_texts(text) if text is not None else default_test_text()
+    ids = take_tokens(source, loaded.tokenizer, tokens)
+    width = find_length(loaded, window)
+    start = time.perf_counter()
+    mine = evaluate_perplexity(loaded.model, ids, window=width, stride=stride, progress=progress)
+    seconds = time.perf_counter() - start
+    if against is None:
+        return TextScore(mine, source.name, source.unread, seconds)
+    probe = "The quick brown fox, 1234.\n"
+    if require_tokenizer(against.tokenizer)(probe)["input_ids"] != loaded.tokenizer(probe)["input_ids"]:  # type: ignore[misc]
+        raise InputError("the two models have different tokenizers, so their log-losses can't be compared")
+    other = evaluate_perplexity(against.model, ids, window=width, stride=stride, progress=progress)
+    return TextScore(mine, source.name, source.unread, seconds, other, compare_losses(other, mine))
+
+
+def default_test_text() -> TextSource:
+    """The test part of the text that Python carries."""
+    return TextSource("text that comes with Python, test part", iter(default_passages("test")), is_running=True)
+
+
+def compare_embeddings(
+    loaded: LoadedModel, against: LoadedModel, text: str | None, progress: Progress = no_progress
+) -> tuple[float, int]:
+    """Mean cosine between two encoders' embeddings of the same rows, and the number of rows (1,000 at most)."""
+    for model in (loaded, against):
+        _require_encoder(model)
+    source = open_texts(text) if text is not None else default_test_text()
+    rows = [row for row, _ in zip((row.strip() for row in source if row.strip()), range(1000), strict=False)]
+    cosines = (embed(loaded, rows, progress) * embed(against, rows, progress)).sum(dim=1)
+    return float(cosines.mean()), len(rows)
+
+
+def score_task(
+    loaded: LoadedModel, task: str, data: Path | None, progress: Progress = no_progress
+) -> tuple[float, int]:
+    """Spearman correlation on stsb-embeddings, and the number of pairs."""
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    if data is None:
+        raise InputError(f"task {task} needs --data, the folder with stsb/validation.tsv")
+    _require_encoder(loaded)
+    return score_stsb(loaded, data, progress)
+
+
+def how_to_score(loaded: LoadedModel) -> str:
+    """What the kind of model can be scored on, in words."""
+    if is_language_model(loaded):
+        return "score it by perplexity"
+    if loaded.family.kind == "encoder":
+        return "score it with --against OTHER or --task stsb-embeddings"
+    return f"{loaded.family.name} models are not scored here, only measured for size and speed"
+
+
+def _require_encoder(loaded: LoadedModel) -> None:
+    if loaded.family.kind != "encoder":
+        raise InputError(f"{type(loaded.model).__name__} has no sentence embeddings; {how_to_score(loaded)}")

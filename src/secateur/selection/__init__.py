@@ -1,0 +1,1 @@
+"""Choosing which neurons stay, from tensors alone."""

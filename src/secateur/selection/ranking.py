@@ -1,0 +1,58 @@
+"""Ranking neurons by a score, and scores that count what more important neurons already carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.results import MutualInformation
+
+Vector = NDArray[np.floating[Any]]
+
+
+def select_top(scores: Vector, width: int) -> NDArray[np.int64]:
+    """Indices of the `width` highest scores, sorted; equal scores go to the lower index."""
+    order = np.argsort(-scores, kind="stable")
+    return np.sort(order[:width]).astype(np.int64)
+
+
+def round_width(original: int, keep: float, round_to: int) -> int:
+    """Width nearest to keep x original among multiples of `round_to`.
+
+    Ties go down, except that round_to = 1 is floor(keep x original + 0.5). At least one multiple, never above the
+    original; keep = 1 keeps everything.
+    """
+    wanted = keep * original
+    if keep >= 1:
+        return original
+    if round_to == 1:
+        return min(original, max(1, int(wanted + 0.5)))
+    nearest = round_to * max(1, int(np.ceil(wanted / round_to - 0.5)))
+    while nearest > original and nearest > round_to:
+        nearest -= round_to
+    return min(nearest, original)
+
+
+def find_largest_shared(importance: Vector, information: MutualInformation) -> Vector:
+    """For each neuron, the largest share of its information that one more important neuron carries.
+
+    Args:
+        importance: (K,) float. Of equals the lower index counts as more important.
+        information: of the K neurons.
+
+    Returns:
+        (K,) float in [0, 1]: max over more important l of I(j,l) / min(I(j,j), I(l,l)); 0 for the most important.
+    """
+    order = np.argsort(-importance, kind="stable")
+    share = information.normalised[np.ix_(order, order)]
+    largest = np.zeros(len(importance))
+    largest[order[1:]] = [share[place, :place].max() for place in range(1, len(order))]
+    return largest
+
+
+def penalise_redundancy(importance: Vector, largest_shared: Vector) -> Vector:
+    """Importance x (1 - clip((m - 0.5) / 0.5, 0, 1)): all of it up to a share of one half, none at a full copy."""
+    score: Vector = importance * (1.0 - np.clip((largest_shared - 0.5) / 0.5, 0.0, 1.0))
+    return score
