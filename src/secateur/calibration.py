@@ -149,11 +149,11 @@ def add_decoder_input(batch: Batch, model: Any) -> Batch:
     if getattr(model, "decoder", None) is None:
         return batch
     start = model.config.decoder_start_token_id or 0
-    ids, mask = batch["input_ids"], batch["attention_mask"]
+    ids = batch["input_ids"]
     return {
         **batch,
         "decoder_input_ids": torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1),
-        "decoder_attention_mask": torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1),
+        "decoder_attention_mask": batch["attention_mask"],  # as many tokens as the row has: the last one is dropped
     }
 
 

@@ -51,6 +51,10 @@ class Recipe(BaseModel):
     """Order of the Renyi entropy; 2 is much the fastest."""
     kernel_rows: int = _bounded(256, "a whole number of at least 8", ge=8)
     """Activation rows in the kernel that information is measured with, at most `samples`."""
+    kernel_width: float | Literal["scott-scaled", "scott", "scott-layer"] = _bounded(
+        0.25, "a number above 0, scott-scaled, scott or scott-layer"
+    )
+    """Kernel widths: a number r = sigma / std for all neurons, or the rule by which each finds its own."""
     ridge: float = _bounded(0.03, "above 0", gt=0)
     """How strongly the refit holds on to the original weights, in units of the mean second moment."""
     seed: int = _bounded(0, "a whole number of at least 0", ge=0)

@@ -56,10 +56,11 @@ def _recipe_parameter() -> inspect.Parameter:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """The type without None: int for int | None."""
-    if get_origin(annotation) in (types.UnionType, Union):
-        return next(part for part in get_args(annotation) if part is not type(None))
-    return annotation
+    """The type without None: int for int | None, and text where several remain (the recipe sorts them out)."""
+    if get_origin(annotation) not in (types.UnionType, Union):
+        return annotation
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    return parts[0] if len(parts) == 1 else str
 
 
 def _as_text(default: Any, flag: str) -> str:

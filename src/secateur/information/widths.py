@@ -13,11 +13,13 @@ HALVINGS = 18
 """Coarse grid: r = WIDEST / sqrt(2)^j for j = 0..HALVINGS, that is down to 0.031, where MI says nothing more."""
 RESTART = 6
 """Squarings after which the exponential is computed afresh, so that rounding errors do not pile up."""
+BLOCK_BYTES = 1 << 22
+"""Memory for the Gram entries of one block of neurons, small enough for a core's cache. Fixed, as sums depend on it."""
 FINE_STEP = 0.125
 """Spacing of the refining step, in octaves of r."""
 
 
-def align_widths(x: Tensor, std: Tensor, layer_pairs: Tensor, *, block_bytes: int = 1 << 22) -> Tensor:
+def align_widths(x: Tensor, std: Tensor, layer_pairs: Tensor) -> Tensor:
     """Width of each neuron, r = sigma / std, whose Gram aligns best with the layer's.
 
     The alignment <L, K> / (|L| |K|) is maximised over a grid of 19 widths, half an octave apart, then refined by two
@@ -28,7 +30,6 @@ def align_widths(x: Tensor, std: Tensor, layer_pairs: Tensor, *, block_bytes: in
         x: (n, K) float, activations.
         std: (K,) float, 0 for constant neurons.
         layer_pairs: (P,) float, off-diagonal entries of the layer's Gram.
-        block_bytes: memory for one block of Grams; the result does not depend on it.
 
     Returns:
         (K,) float, r in [0.031, 16]; 0 for constant neurons.
@@ -41,7 +42,7 @@ def align_widths(x: Tensor, std: Tensor, layer_pairs: Tensor, *, block_bytes: in
     """
     first, second = pair_indices(len(x), x.device)
     scaled = (x / torch.where(std > 0, std, torch.ones_like(std))).T.contiguous()  # (K, n)
-    step = max(1, block_bytes // (len(first) * x.element_size()))
+    step = max(1, BLOCK_BYTES // (len(first) * x.element_size()))
     blocks = [_align_block(z[:, first].sub_(z[:, second]), layer_pairs, len(x)) for z in torch.split(scaled, step)]
     ratio = torch.cat(blocks)
     return torch.where(std > 0, ratio, torch.zeros_like(ratio))

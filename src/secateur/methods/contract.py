@@ -98,7 +98,11 @@ class PruningContext:
             rows = self.statistics[place].samples[: self.recipe.kernel_rows]
             device = self.feedforwards[place].down_columns().device
             self._information[place] = mutual_information(
-                rows.to(device), alpha=self.recipe.alpha, batch_size=None, dtype="float32"
+                rows.to(device),
+                alpha=self.recipe.alpha,
+                width=self.recipe.kernel_width,
+                batch_size=None,
+                dtype="float32",
             )
             self.progress("measuring information", len(self._information), len(self.feedforwards))
         return self._information[place]

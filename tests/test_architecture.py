@@ -1,0 +1,84 @@
+"""The house rules that a machine can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "secateur"
+# lowest first; a module may import what stands before it
+ORDER = [
+    "errors",
+    "results",
+    "recipe",
+    "information",
+    "selection",
+    "models",
+    "texts",
+    "calibration",
+    "capture",
+    "refit",
+    "methods",
+    "evaluation",
+    "checkpoint",
+    "pipeline",
+    "scoring",
+    "demo",
+    "cli",
+]
+TENSOR_LEVEL = {"information", "selection"}
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _home(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_imports_point_down_only():
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        home = _home(path)
+        if home in ("__init__", "__main__"):
+            continue
+        for module in _imports(path):
+            parts = module.split(".")
+            if parts[0] != "secateur" or len(parts) == 1 or parts[1] == home:
+                continue
+            if ORDER.index(parts[1]) > ORDER.index(home):
+                wrong.append(f"{path.name} imports {module}")
+    assert wrong == []
+
+
+def test_tensor_level_knows_neither_transformers_nor_each_other():
+    wrong = [
+        f"{path.name} imports {module}"
+        for home in TENSOR_LEVEL
+        for path in (SOURCE / home).rglob("*.py")
+        for module in _imports(path)
+        if module.split(".")[0] in ("transformers", "huggingface_hub", "pathlib")
+        or (module.startswith("secateur.") and module.split(".")[1] in TENSOR_LEVEL - {home})
+    ]
+    assert wrong == []
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert {_home(path) for path in SOURCE.rglob("*.py")} - {"__init__", "__main__"} == set(ORDER)
+
+
+def test_importing_secateur_brings_in_nothing_heavy():
+    code = "import secateur, sys; print([m for m in ('torch', 'transformers', 'numpy', 'typer') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_can_be_imported():
+    import secateur
+
+    assert all(getattr(secateur, name) is not None for name in secateur.__all__)

@@ -1,0 +1,72 @@
+import numpy as np
+import torch
+from secateur.refit import refit_down, relative_output_error
+
+
+def layer(rows=400, neurons=12, outputs=5, seed=0, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(rows, neurons, generator=generator, dtype=torch.float64) + offset
+    z[:, 1] = 0.5 * z[:, 0] + 0.1 * z[:, 1]
+    return z, torch.randn(neurons, outputs, generator=generator, dtype=torch.float64)
+
+
+KEPT = np.array([0, 2, 3, 5, 7, 8])
+
+
+def test_refit_solves_the_ridge_problem():
+    z, w = layer()
+    moments = z.T @ z / len(z)
+    found = refit_down(moments, w, KEPT, ridge=0.03).weight.double()
+    strength = 0.03 * moments.diagonal().mean() * len(z)
+    kept = z[:, KEPT]
+    design = torch.cat([kept, strength.sqrt() * torch.eye(len(KEPT), dtype=torch.float64)])
+    target = torch.cat([z @ w, strength.sqrt() * w[KEPT]])
+    wanted = torch.linalg.lstsq(design, target).solution
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_with_a_bias_it_is_least_squares_with_an_intercept():
+    z, w = layer(offset=2.0)
+    bias = torch.arange(5.0, dtype=torch.float64)
+    update = refit_down(z.T @ z / len(z), w, KEPT, ridge=1e-10, mean=z.mean(dim=0), bias=bias)
+    design = torch.cat([z[:, KEPT], torch.ones(len(z), 1, dtype=torch.float64)], dim=1)
+    wanted = torch.linalg.lstsq(design, z @ w + bias).solution
+    assert torch.allclose(update.weight.double(), wanted[:-1], atol=1e-4)
+    assert torch.allclose(update.bias.double(), wanted[-1], atol=1e-4)
+
+
+def test_what_the_kept_neurons_carry_is_folded_back_whole():
+    z, w = layer()
+    z[:, 9] = 2 * z[:, 0] - z[:, 3]
+    kept = np.array([k for k in range(12) if k != 9])
+    update = refit_down(z.T @ z / len(z), w, kept, ridge=1e-12)
+    assert torch.allclose(z[:, kept] @ update.weight.double(), z @ w, atol=1e-4)
+
+
+def test_a_strong_ridge_leaves_the_weights_and_a_full_width_changes_nothing():
+    z, w = layer()
+    moments = z.T @ z / len(z)
+    assert torch.allclose(refit_down(moments, w, KEPT, ridge=1e9).weight.double(), w[KEPT], atol=1e-5)
+    whole = refit_down(moments, w, np.arange(12), ridge=0.03)
+    assert torch.equal(whole.weight, w.float())
+
+
+def test_dead_neurons_do_not_upset_it():
+    z, w = layer()
+    z[:, [0, 5]] = 0
+    update = refit_down(z.T @ z / len(z), w, KEPT, ridge=0.03)
+    assert torch.isfinite(update.weight).all()
+    silent = refit_down(torch.zeros(12, 12, dtype=torch.float64), w, KEPT, ridge=0.03)
+    assert torch.allclose(silent.weight.double(), w[KEPT], atol=1e-6)
+
+
+def test_relative_error_is_that_of_the_outputs_and_falls_with_the_refit():
+    z, w = layer()
+    moments = z.T @ z / len(z)
+    update = refit_down(moments, w, KEPT, ridge=1e-6)
+    whole = (z @ w).square().sum()
+    cut = float((z @ w - z[:, KEPT] @ w[KEPT]).square().sum() / whole)
+    refit = float((z @ w - z[:, KEPT] @ update.weight.double()).square().sum() / whole)
+    assert abs(relative_output_error(moments, w, KEPT) - cut) < 1e-9
+    assert abs(relative_output_error(moments, w, KEPT, update.weight) - refit) < 1e-6
+    assert refit < cut

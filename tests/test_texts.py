@@ -1,0 +1,159 @@
+import io
+import json
+
+import pytest
+import tiny
+import torch
+from secateur.calibration import prepare_calibration, take_tokens
+from secateur.errors import InputError
+from secateur.models.loading import wrap_model
+from secateur.recipe import Recipe
+from secateur.texts import READ_LIMIT, default_passages, open_texts
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def prepare(given, case="llama", **settings):
+    loaded = wrap_model(tiny.make_model(case), tiny.make_tokenizer())
+    return prepare_calibration(given, loaded, Recipe(**settings))
+
+
+SENTENCES = [f"Sentence number {n} says that roses want water, light and a sharp blade." for n in range(60)]
+
+
+def test_default_text_has_two_parts_without_a_common_passage():
+    calibration, test = default_passages("calibration"), default_passages("test")
+    assert not set(calibration) & set(test)
+    assert len(calibration) > 300
+    assert len(test) > 50
+
+
+def test_running_text_keeps_every_character_but_line_ends_become_one(tmp_path):
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree\n\nfour")
+    source = open_texts(path)
+    assert "".join(source) == "one\ntwo\nthree\n\nfour"
+    assert source.unread == "nothing"
+
+
+def test_an_endless_line_comes_in_pieces_and_characters_across_them_survive(tmp_path):
+    text = "é" * (READ_LIMIT // 2 + 10) + "x"
+    source = open_texts(write(tmp_path / "a.txt", "a" + text))
+    pieces = list(source)
+    assert len(pieces) == 2
+    assert "".join(pieces) == "a" + text
+
+
+def test_rows_come_from_named_columns(tmp_path):
+    tsv = write(tmp_path / "a.tsv", 'label\tsentence\n0\tsaid "no\n1\tyes\n')
+    assert list(open_texts(tsv, "sentence")) == ['said "no', "yes"]
+    csv = write(tmp_path / "a.csv", 'text,other\n"one, two\nthree",4\n')
+    assert list(open_texts(csv)) == ["one, two\nthree"]
+    lines = write(tmp_path / "a.jsonl", '{"text": "a"}\n\n{"text": "b", "n": 1}\n')
+    assert list(open_texts(lines)) == ["a", "b"]
+
+
+def test_what_is_left_is_said_in_bytes(tmp_path):
+    source = open_texts(write(tmp_path / "a.txt", "line\n" * 100))
+    take_tokens(source, tiny.make_tokenizer(), 3)
+    assert source.unread == "nothing"  # one block holds it all
+    source = open_texts(write(tmp_path / "b.txt", ("line of text\n") * 20000))
+    take_tokens(source, tiny.make_tokenizer(), 3)
+    assert "bytes" in source.unread
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "message"),
+    [
+        ("a.txt", b"good\nbad \xff\n", None, "a.txt is not UTF-8 at line 2"),
+        ("a.txt", b"ends inside \xc3", None, "ends inside a character"),
+        ("a.txt", b"good\n\x00\n", None, "NUL character at line 2"),
+        ("a.txt", b"text", "sentence", "has no columns"),
+        ("a.pdf", b"text", None, "must end in .txt, .jsonl, .tsv or .csv, got '.pdf'"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ', None, "line 2 is not JSON"),
+        ("a.jsonl", b'{"words": "a"}\n', None, "line 1 has no field 'text' (found: words)"),
+        ("a.jsonl", b'{"text": 5}\n', None, "'text' must be text, got 5"),
+        ("a.jsonl", b'{"text": null}\n', None, "'text' must be text, got None"),
+        ("a.tsv", b"a\tb\n1\t2\n", None, "no column 'text' (found: a, b)"),
+        ("a.tsv", b"a\ttext\n1\t2\n3\n", None, "line 3 has 1 columns, the header has 2"),
+        ("a.csv", b'text\n"open\n', None, "line 2 can't be read"),
+    ],
+)
+def test_a_fault_in_a_file_is_named_with_its_line(tmp_path, name, content, column, message):
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError) as error:
+        list(open_texts(path, column))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "   \n\n  \n", "too short"])
+def test_empty_blank_or_short_calibration_is_refused(tmp_path, content):
+    with pytest.raises(InputError, match="calibration needs at least 256 tokens, got"):
+        prepare(write(tmp_path / "a.txt", content))
+
+
+def test_missing_files_and_folders_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="got nothing there"):
+        prepare(str(tmp_path / "none.txt"))
+    with pytest.raises(InputError, match="got a folder"):
+        prepare(str(tmp_path))
+
+
+def test_standard_input_is_read(monkeypatch):
+    class Input:
+        buffer = io.BytesIO("\n".join(SENTENCES).encode())
+
+    monkeypatch.setattr("sys.stdin", Input())
+    assert prepare("-").summary.source == "standard input"
+
+
+def test_decoders_read_packed_windows_with_nothing_padded():
+    found = prepare(SENTENCES, max_length=64, calibration_tokens=1000, batch_size=4)
+    assert found.summary.tokens == 1000
+    assert [batch["input_ids"].shape[1] for batch in found.batches] == [64] * 4 + [40]
+    assert all(bool((batch["attention_mask"] == 1).all()) for batch in found.batches)
+
+
+def test_rows_of_a_decoder_end_with_the_end_of_text_token():
+    ids = take_tokens(open_texts(["one", "two"]), tiny.make_tokenizer(), 100)
+    assert ids.count(tiny.make_tokenizer().eos_token_id) == 2
+
+
+def test_encoders_read_rows_up_to_the_budget_sorted_by_length():
+    found = prepare([*SENTENCES, "short"], case="bert", calibration_tokens=700, batch_size=8)
+    assert found.summary.tokens <= 700
+    assert found.summary.tokens == sum(int(batch["attention_mask"].sum()) for batch in found.batches)
+    lengths = [batch["input_ids"].shape[1] for batch in found.batches]
+    assert lengths == sorted(lengths)
+
+
+def test_the_decoder_of_t5_reads_the_same_text_shifted_right():
+    batch = prepare(SENTENCES, case="t5", calibration_tokens=600).batches[0]
+    assert torch.equal(batch["decoder_input_ids"][:, 1:], batch["input_ids"][:, :-1])
+    assert (batch["decoder_input_ids"][:, 0] == 0).all()
+    assert "decoder_input_ids" not in prepare(SENTENCES, case="t5-encoder", calibration_tokens=600).batches[0]
+
+
+def test_same_text_same_hash_other_text_other_hash():
+    first, second = prepare(SENTENCES), prepare(SENTENCES)
+    assert first.summary.sha256 == second.summary.sha256
+    assert prepare(SENTENCES[1:]).summary.sha256 != first.summary.sha256
+
+
+def test_wrong_calibration_from_python_is_named():
+    with pytest.raises(InputError, match="calibration text 1 must be a string, got int"):
+        prepare(["a", 1])
+    with pytest.raises(InputError, match="batch 0 must be a mapping"):
+        prepare([5])
+    with pytest.raises(InputError, match="reads no text"):
+        prepare(SENTENCES, case="vit")
+    with pytest.raises(InputError, match="max_length must be at most 160"):
+        prepare(SENTENCES, max_length=1000)
+
+
+def test_jsonl_and_txt_of_the_same_rows_give_encoders_the_same_batches(tmp_path):
+    txt = write(tmp_path / "a.txt", "\n".join(SENTENCES))
+    jsonl = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"text": row}) for row in SENTENCES))
+    assert prepare(txt, case="bert").summary.sha256 == prepare(jsonl, case="bert").summary.sha256
