@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
-
 
 class SecateurError(Exception):
     """Something failed that was nobody's mistake: a full disk, a checkpoint that does not read back."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class InputError(SecateurError):
     """The caller's mistake; the message says what, got and wanted in one line."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class UnsupportedModelError(InputError):
@@ -28,9 +26,11 @@ class VerificationError(SecateurError):
 
 
 class StoppedError(SecateurError):
-    """The process was asked to stop (SIGTERM)."""
+    """The process was asked to stop by a signal; the exit code is 128 + its number, as shells have it."""
 
-    exit_code: ClassVar[int] = 143
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("stopped before anything was written at OUT")
+        self.exit_code = 128 + signal_number
 
 
 def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:

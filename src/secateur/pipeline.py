@@ -127,6 +127,8 @@ def prune(
     if recipe is not None and settings:
         raise InputError("give either a recipe or single settings, got both")
     recipe = recipe or make_recipe(settings)
+    if isinstance(calibration, str | Path):
+        recipe = recipe.model_copy(update={"calibration": str(calibration)})
     find_method(recipe.method)
     clock = Clock()
     with use_threads(recipe.threads):
@@ -225,7 +227,7 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
     if saturated:
         found.append(
             f"the layer kernel is saturated in networks {', '.join(saturated)}: its widths say nothing there; "
-            "use more --kernel-rows"
+            "try --kernel-width scott-scaled, or a number"
         )
     if context.recipe.refit and 0 < tokens < 4 * ffns[0].width:
         found.append(

@@ -45,6 +45,10 @@ class TextScore:
     """What it was measured on."""
     unread: str
     """What was left of the text."""
+    window: int
+    """Tokens in a window."""
+    stride: int
+    """Tokens between the starts of windows."""
     seconds: float
     """Time it took."""
     other: PerplexityScore | None = None
@@ -87,7 +91,7 @@ def score_text(
     text: str | None,
     *,
     tokens: int,
-    window: int,
+    window: int | None = None,
     stride: int | None = None,
     against: LoadedModel | None = None,
     progress: Progress = no_progress,
@@ -107,12 +111,13 @@ def score_text(
     mine = evaluate_perplexity(loaded.model, ids, window=width, stride=stride, progress=progress)
     seconds = time.perf_counter() - start
     if against is None:
-        return TextScore(mine, source.name, source.unread, seconds)
+        return TextScore(mine, source.name, source.unread, width, stride or width, seconds)
     probe = "The quick brown fox, 1234.\n"
     if require_tokenizer(against.tokenizer)(probe)["input_ids"] != loaded.tokenizer(probe)["input_ids"]:  # type: ignore[misc]
         raise InputError("the two models have different tokenizers, so their log-losses can't be compared")
     other = evaluate_perplexity(against.model, ids, window=width, stride=stride, progress=progress)
-    return TextScore(mine, source.name, source.unread, seconds, other, compare_losses(other, mine))
+    gap = compare_losses(other, mine)
+    return TextScore(mine, source.name, source.unread, width, stride or width, seconds, other, gap)
 
 
 def default_test_text() -> TextSource:

@@ -12,7 +12,8 @@ from secateur.errors import SecateurError, StoppedError
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and leave with the exit code of what happened: 0, 1 failed, 2 the caller's mistake, 130, 143."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -30,9 +31,6 @@ def run(words: list[str]) -> int:
     except command_error as error:
         warn(" ".join(error.format_message().split()), label="error")
         return int(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        warn("nothing was written", label="interrupted")
-        return 130
     except SecateurError as error:
         if "--debug" in words:
             traceback.print_exc()
@@ -42,4 +40,4 @@ def run(words: list[str]) -> int:
 
 
 def _stop(number: int, frame: Any) -> None:
-    raise StoppedError("stopped by SIGTERM; nothing was written")
+    raise StoppedError(number)

@@ -67,7 +67,7 @@ def evaluate_command(
     *,
     text: Annotated[str | None, typer.Option(help="Text to score on (default: text that comes with Python).")] = None,
     tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of it to use (default 8192).")] = None,
-    window: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512,
+    window: Annotated[int | None, typer.Option(min=2, help="Tokens in a window (default 512, or all that fit).")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Tokens between windows (default: the window).")] = None,
     against: Annotated[str | None, typer.Option(help="Another model to compare with.")] = None,
     task: Annotated[str | None, typer.Option(help="stsb-embeddings: Spearman of sentence-embedding cosines.")] = None,
@@ -205,13 +205,13 @@ def _print_dry_run(model: str, recipe: Recipe, *, as_json: bool) -> None:
 
 
 def _text_score(
-    loaded: Any, text: str | None, tokens: int, window: int, stride: int | None, other: Any, progress: Any
+    loaded: Any, text: str | None, tokens: int, window: int | None, stride: int | None, other: Any, progress: Any
 ) -> dict[str, Any]:
     from secateur.cli.reports import describe_text_score
     from secateur.scoring import score_text
 
     score = score_text(loaded, text, tokens=tokens, window=window, stride=stride, against=other, progress=progress)
-    return describe_text_score(score, window, stride)
+    return describe_text_score(score)
 
 
 def _embedding_score(loaded: Any, other: Any, text: str | None, progress: Any) -> dict[str, Any]:

@@ -113,15 +113,15 @@ def describe_profile(loaded: LoadedModel, measured: Profile) -> dict[str, Any]:
     }
 
 
-def describe_text_score(score: TextScore, window: int, stride: int | None) -> dict[str, Any]:
+def describe_text_score(score: TextScore) -> dict[str, Any]:
     """A perplexity, and the gap where there is one."""
     content: dict[str, Any] = {
         "perplexity": round(score.perplexity.perplexity, 4),
         "log_loss_nats": round(score.perplexity.log_loss_nats, 6),
         "text": score.text,
         "tokens_predicted": score.perplexity.tokens,
-        "window": window,
-        "stride": stride or window,
+        "window": score.window,
+        "stride": score.stride,
         "unread": score.unread,
         "tokens_per_second": round(score.perplexity.tokens / score.seconds, 1),
     }

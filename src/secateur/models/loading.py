@@ -117,6 +117,7 @@ def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
         config=config,
         dtype=getattr(torch, dtype or stored),
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
         local_files_only=True,
         output_loading_info=True,
     )

@@ -1,0 +1,355 @@
+"""What is written and what is refused: nothing lost, nothing let in."""
+
+import json
+import os
+import struct
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from secateur import apply, load_plan, prune, save_plan
+from secateur.checkpoint import staging
+from secateur.checkpoint.config import write_config
+from secateur.errors import InputError, SecateurError, UnsupportedModelError, VerificationError
+from secateur.models.families import FAMILIES
+from secateur.models.loading import load_model
+from secateur.models.source import find_source
+from transformers import AutoModelForCausalLM
+
+FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 600, "max_length": 64, "kernel_rows": 64}
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps(config))
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+class TestWriting:
+    def test_other_files_are_copied_byte_for_byte_and_stale_weights_are_not(self, checkpoint, tmp_path):
+        extra = {
+            "LICENSE": b"free",
+            "chat_template.jinja": b"{{ x }}",
+            "1_Pooling/config.json": b"{}",
+            "generation_config.json": b'{"temperature": 0.7}',
+        }
+        stale = {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"x", ".git/HEAD": b"ref", "tf_model.h5": b"x"}
+        for name, content in {**extra, **stale, "README.md": b"---\nlicense: mit\n---\nthe original"}.items():
+            (checkpoint / name).parent.mkdir(exist_ok=True)
+            (checkpoint / name).write_bytes(content)
+        before = files(checkpoint)
+        prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        written = files(tmp_path / "out")
+        for name in (*extra, "tokenizer.json", "tokenizer_config.json"):
+            assert written[name] == before[name]
+        assert not set(stale) & set(written)
+        assert written["README.source.md"] == before["README.md"]
+        assert b"license: mit" in written["README.md"]
+        assert files(checkpoint) == before
+
+    def test_only_the_width_changes_in_config(self, checkpoint, tmp_path):
+        edit_config(checkpoint, rope_theta=12345.0, torch_dtype="float32", my_own_key={"a": [1, None]})
+        (checkpoint / "config.json").write_text(
+            json.dumps({k: v for k, v in json.loads((checkpoint / "config.json").read_text()).items() if k != "dtype"})
+        )
+        before = json.loads((checkpoint / "config.json").read_text())
+        prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        after = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)} == {"intermediate_size"}
+        assert list(after) == list(before)
+
+    def test_a_model_from_memory_gets_the_rope_key_that_other_runtimes_read(self, tmp_path):
+        model = tiny.make_model("llama")
+        result = prune(model, tokenizer=tiny.make_tokenizer(), **FAST)
+        result.save(tmp_path / "out")
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+        assert "_name_or_path" not in config
+
+    def test_scaled_rope_is_written_the_old_way_too(self, tmp_path):
+        rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5.0}
+        (tmp_path / "config.json").write_text(json.dumps({"rope_parameters": rope}))
+        write_config(tmp_path, original=None, family=FAMILIES["llama"], width=3, dtype="float32")
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["rope_theta"] == 5.0
+        assert config["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+
+    def test_files_get_the_modes_that_umask_asks_for(self, checkpoint, tmp_path):
+        before = os.umask(0o027)
+        try:
+            prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        finally:
+            os.umask(before)
+        modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "out").rglob("*") if p.is_file()}
+        assert modes == {0o640}
+        assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+
+    def test_shards_in_shards_out(self, tmp_path):
+        source = tiny.save_checkpoint(tmp_path / "sharded", max_shard_size="20KB")
+        assert (source / "model.safetensors.index.json").exists()
+        prune(str(source), **FAST).save(tmp_path / "out")
+        assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_the_number_format_is_kept_unless_another_is_asked_for(self, tmp_path, dtype):
+        model = tiny.make_model("llama").to(getattr(torch, dtype))
+        model.save_pretrained(tmp_path / "model")
+        tiny.make_tokenizer().save_pretrained(tmp_path / "model")
+        prune(str(tmp_path / "model"), **FAST).save(tmp_path / "same")
+        prune(str(tmp_path / "model"), dtype="float32", **FAST).save(tmp_path / "other")
+        for folder, wanted in (("same", dtype), ("other", "float32")):
+            tensors = load_file(tmp_path / folder / "model.safetensors").values()
+            assert {t.dtype for t in tensors} == {getattr(torch, wanted)}
+            assert json.loads((tmp_path / folder / "config.json").read_text())["dtype"] == wanted
+
+    def test_untouched_tensors_are_byte_equal(self, checkpoint, tmp_path):
+        prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
+        assert before.keys() == after.keys()
+        others = [name for name in before if "mlp" not in name]
+        assert others
+        assert all(torch.equal(before[name], after[name]) for name in others)
+
+    def test_manifest_and_card_name_no_folder_of_the_user(self, checkpoint, tmp_path):
+        text = tmp_path / "calibration.txt"
+        text.write_text("\n".join(f"Line {n} about roses and shears." for n in range(300)))
+        prune(str(checkpoint), calibration=str(text), **FAST).save(tmp_path / "out")
+        for name, content in files(tmp_path / "out").items():
+            assert str(tmp_path).encode() not in content, name
+        manifest = json.loads((tmp_path / "out/secateur/manifest.json").read_text())
+        assert manifest["command"].startswith("secateur prune model out --keep 0.5")
+        assert manifest["recipe"]["calibration"] == "calibration.txt"
+        assert manifest["versions"]["torch"] == torch.__version__
+        assert "base_model: model" in (tmp_path / "out/README.md").read_text()
+
+    def test_a_difference_after_reading_back_leaves_nothing(self, checkpoint, tmp_path, monkeypatch):
+        result = prune(str(checkpoint), **FAST)
+        original = type(result.model).save_pretrained
+
+        def sabotage(model, folder, **settings):
+            original(model, folder, **settings)
+            edit_tensors(folder, lambda tensors: tensors["model.norm.weight"].add_(1))
+
+        monkeypatch.setattr(type(result.model), "save_pretrained", sabotage)
+        with pytest.raises(VerificationError, match="other weights"):
+            result.save(tmp_path / "new" / "out")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+    def test_a_full_disk_leaves_nothing(self, checkpoint, tmp_path, monkeypatch):
+        result = prune(str(checkpoint), **FAST)
+
+        def full(model, folder, **settings):
+            (folder / "model.safetensors").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(type(result.model), "save_pretrained", full)
+        with pytest.raises(SecateurError, match="No space left on device"):
+            result.save(tmp_path / "out")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+    def test_overwrite_replaces_what_secateur_wrote_and_keeps_it_if_that_fails(
+        self, checkpoint, tmp_path, monkeypatch
+    ):
+        result = prune(str(checkpoint), **FAST)
+        result.save(tmp_path / "out")
+        first = files(tmp_path / "out")
+        with pytest.raises(InputError, match="OUT must not exist yet"):
+            result.save(tmp_path / "out")
+        monkeypatch.setattr(staging, "_settle", lambda folder: (_ for _ in ()).throw(OSError(5, "broken disk")))
+        with pytest.raises(SecateurError, match="broken disk"):
+            result.save(tmp_path / "out", overwrite=True)
+        assert files(tmp_path / "out") == first
+        monkeypatch.undo()
+        prune(str(checkpoint), **{**FAST, "keep": 0.25}).save(tmp_path / "out", overwrite=True)
+        assert json.loads((tmp_path / "out/config.json").read_text())["intermediate_size"] == 6
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out"]
+
+
+class TestTarget:
+    def test_other_peoples_folders_are_not_overwritten(self, checkpoint, tmp_path):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+        with pytest.raises(InputError, match="was not written by Secateur"):
+            staging.check_target(tmp_path / "mine", source=checkpoint, overwrite=True)
+
+    @pytest.mark.parametrize(
+        ("out", "message"),
+        [
+            ("model", "must lie outside the model's own folder"),
+            ("model/inside", "must lie outside the model's own folder"),
+            ("link/inside", "must lie outside the model's own folder"),
+            (".", "must not contain the model's own folder"),
+            ("file", "must be a folder, got the file"),
+            ("file/inside", "is a file"),
+            ("x" * 220, "name of at most 200 bytes"),
+        ],
+    )
+    def test_bad_targets_are_refused(self, checkpoint, tmp_path, out, message):
+        (tmp_path / "file").write_text("")
+        (tmp_path / "link").symlink_to(checkpoint)
+        with pytest.raises(InputError, match=message):
+            staging.check_target(tmp_path / out, source=checkpoint, overwrite=True)
+
+
+class TestReading:
+    """Checkpoints that transformers would take, and Secateur does not."""
+
+    def refused(self, folder, message, kind=InputError):
+        with pytest.raises(kind) as error:
+            load_model(str(folder))
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("key", ["auto_map", "_attn_implementation", "quantization_config"])
+    def test_config_keys_that_run_or_replace_code(self, checkpoint, key):
+        edit_config(checkpoint, **{key: {"AutoModel": "evil.Model"}})
+        self.refused(checkpoint, f"has '{key}'")
+
+    def test_broken_config(self, checkpoint):
+        (checkpoint / "config.json").write_text("{")
+        self.refused(checkpoint, "can't be read")
+        (checkpoint / "config.json").write_text("[]")
+        self.refused(checkpoint, "must hold a JSON object")
+
+    def test_an_adapter(self, checkpoint):
+        (checkpoint / "adapter_config.json").write_text("{}")
+        self.refused(checkpoint, "merge it", UnsupportedModelError)
+
+    def test_an_index_that_leads_out_of_the_folder(self, tmp_path):
+        source = tiny.save_checkpoint(tmp_path / "sharded", max_shard_size="20KB")
+        index = json.loads((source / "model.safetensors.index.json").read_text())
+        first = next(iter(index["weight_map"]))
+        index["weight_map"][first] = "../elsewhere.safetensors"
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+        self.refused(source, "points outside the folder")
+        index["weight_map"][first] = "model-99999-of-00004.safetensors"
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+        self.refused(source, "lacks the shard")
+
+    def test_pickled_weights(self, checkpoint):
+        (checkpoint / "model.safetensors").unlink()
+        self.refused(checkpoint, "has no weights")
+        torch.save({}, checkpoint / "pytorch_model.bin")
+        self.refused(checkpoint, "only as a pickle")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_finite(self, checkpoint, value):
+        edit_tensors(checkpoint, lambda t: t["model.layers.0.mlp.up_proj.weight"].view(-1)[5:6].fill_(value))
+        self.refused(checkpoint, "model.layers.0.mlp.up_proj.weight holds NaN or infinite values")
+
+    def test_missing_weights(self, checkpoint):
+        edit_tensors(checkpoint, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+        self.refused(checkpoint, "has no weights for model.layers.1.mlp.up_proj.weight")
+
+    def test_misshaped_weights(self, checkpoint):
+        def change(tensors):
+            tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(23, 16)
+
+        edit_tensors(checkpoint, change)
+        with pytest.raises(InputError, match="up_proj"):
+            load_model(str(checkpoint))
+
+    def test_headers_that_are_cut_off_doubled_or_overlapping(self, checkpoint):
+        path = checkpoint / "model.safetensors"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-10])
+        self.refused(checkpoint, "is damaged")
+        path.write_bytes(whole[:4])
+        self.refused(checkpoint, "is no safetensors file")
+        for header, message in (
+            (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', "'a' appears twice"),
+            (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[2,4]}}', "overlap or leave gaps"),
+            (b'{"a":{"dtype":"F32","shape":[1]}}', "without data_offsets"),
+            (b"[1]", "not an object"),
+        ):
+            path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+            self.refused(checkpoint, message)
+
+    def test_architectures_that_are_missing_or_unknown(self, checkpoint):
+        edit_config(checkpoint, architectures=None)
+        self.refused(checkpoint, "must name one class under 'architectures', got None")
+        edit_config(checkpoint, architectures=["LlamaForTelepathy"])
+        self.refused(checkpoint, "LlamaForTelepathy")
+        edit_config(checkpoint, architectures=["is_torch_available"])
+        self.refused(checkpoint, "is_torch_available")
+
+    def test_an_unsupported_family(self, checkpoint):
+        edit_config(checkpoint, model_type="bloom")
+        self.refused(checkpoint, "supported families", UnsupportedModelError)
+
+    def test_tensors_that_the_class_does_not_use_are_mentioned(self, checkpoint):
+        edit_tensors(checkpoint, lambda tensors: tensors.update({"extra.weight": torch.zeros(2)}))
+        assert "1 stored tensors are not part of LlamaForCausalLM: extra.weight" in load_model(str(checkpoint)).warnings
+
+    def test_names_with_nothing_behind_them(self, tmp_path, monkeypatch):
+        with pytest.raises(InputError, match="did you mean 'smollm2'"):
+            find_source("smolm2")
+        with pytest.raises(InputError, match="no file or folder at"):
+            find_source(str(tmp_path / "nothing"))
+        with pytest.raises(InputError, match=r"no config.json"):
+            find_source(str(tmp_path))
+        (tmp_path / "a.txt").write_text("")
+        with pytest.raises(InputError, match="is a file"):
+            find_source(str(tmp_path / "a.txt"))
+        with pytest.raises(InputError, match="can't be had from the hub"):
+            find_source("nobody/nothing")
+
+    def test_a_hub_id_is_downloaded_without_pickles(self, checkpoint, monkeypatch):
+        asked = {}
+
+        def download(name, **settings):
+            asked.update(settings, name=name)
+            return str(checkpoint)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+        source = find_source("someone/model", "v1")
+        assert (asked["name"], asked["revision"]) == ("someone/model", "v1")
+        assert not any("bin" in pattern or "*" == pattern for pattern in asked["allow_patterns"])
+        assert (source.folder, source.base_model) == (checkpoint, "someone/model")
+
+    def test_links_out_of_the_folder_are_not_copied(self, checkpoint, tmp_path):
+        (tmp_path / "secret.txt").write_text("secret")
+        (checkpoint / "notes.txt").symlink_to(tmp_path / "secret.txt")
+        prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        assert not (tmp_path / "out" / "notes.txt").exists()
+
+
+class TestPlans:
+    def test_a_plan_survives_the_disk(self, tmp_path):
+        model = tiny.make_model("bert")
+        result = prune(model, tokenizer=tiny.make_tokenizer(), **FAST)
+        save_plan(result.plan, tmp_path / "plan")
+        again = load_plan(tmp_path / "plan")
+        assert (again.method, again.keep, again.settings) == (result.plan.method, 0.5, result.plan.settings)
+        for a, b in zip(again.layers, result.plan.layers, strict=True):
+            assert a.kept.tolist() == b.kept.tolist()
+            assert torch.equal(a.update.weight, b.update.weight)
+            assert torch.equal(a.update.bias, b.update.bias)
+        pruned = apply(again, model)
+        assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), result.model.parameters(), strict=True))
+
+    def test_damaged_and_newer_plans_are_refused(self, tmp_path):
+        save_plan(tiny.random_plan(tiny.make_model("llama"), 5), tmp_path)
+        path = tmp_path / "plan.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "format": 99}))
+        with pytest.raises(InputError, match="has format 99, this Secateur reads up to 1"):
+            load_plan(tmp_path)
+        path.write_text("{}")
+        with pytest.raises(InputError, match="can't be read"):
+            load_plan(tmp_path)
+        with pytest.raises(InputError, match="can't be read"):
+            load_plan(tmp_path / "nowhere")

@@ -1,0 +1,207 @@
+"""The command line, in process and as a command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+from secateur.cli import run
+from secateur.recipe import Recipe
+from transformers import AutoModelForCausalLM
+
+FAST = ["--keep", "0.5", "--round-to", "1", "--calibration-tokens", "600", "--max-length", "64", "--kernel-rows", "64"]
+
+
+def call(*words, capsys):
+    code = run([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_prune_writes_a_checkpoint_and_prints_before_and_after(checkpoint, tmp_path, capsys):
+    code, out, err = call("prune", checkpoint, tmp_path / "out", *FAST, capsys=capsys)
+    assert code == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.intermediate_size == 12
+    for words in ("FFN width obtained", "scope ffn", "scope model", "read 600 tokens", "left unread"):
+        assert words in out
+    assert "measuring activations" in err
+    assert "\x1b" not in out + err
+
+
+def test_json_on_stdout_is_one_document(checkpoint, tmp_path, capsys):
+    code, out, _ = call("prune", checkpoint, tmp_path / "out", *FAST, "--json", capsys=capsys)
+    content = json.loads(out)
+    assert code == 0
+    assert content["after"]["widths"] == [12, 12]
+    assert content["calibration"]["tokens"] == 600
+    for command in (["methods"], ["families"], ["env"], ["inspect", checkpoint]):
+        code, out, _ = call(*command, "--json", capsys=capsys)
+        assert code == 0
+        assert json.loads(out)
+
+
+def test_dry_run_writes_nothing_and_foretells_the_size(checkpoint, tmp_path, capsys):
+    _, foretold, _ = call("prune", checkpoint, tmp_path / "out", *FAST, "--dry-run", "--json", capsys=capsys)
+    assert not (tmp_path / "out").exists()
+    _, done, _ = call("prune", checkpoint, tmp_path / "out", *FAST, "--json", capsys=capsys)
+    assert f"-> {json.loads(done)['after']['parameters']:,}" in json.loads(foretold)["parameters"]
+
+
+def test_a_recipe_file_says_what_options_say_and_options_win(checkpoint, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("keep: 0.25\nround_to: 1\ncalibration_tokens: 600\nmax_length: 64\nrefit: false\n")
+    _, out, _ = call("prune", checkpoint, tmp_path / "a", "--recipe", recipe, "--json", capsys=capsys)
+    assert json.loads(out)["after"]["widths"] == [6, 6]
+    words = ("--recipe", recipe, "--keep", "0.5", "--refit", "--json")
+    _, out, _ = call("prune", checkpoint, tmp_path / "b", *words, capsys=capsys)
+    assert json.loads(out)["after"]["widths"] == [12, 12]
+    assert "relative_error_refit" in json.loads(out)["layers"][0]
+
+
+def test_every_setting_is_an_option_with_its_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    code, out, _ = call("prune", "--help", capsys=capsys)
+    assert code == 0
+    for name, field in Recipe.model_fields.items():
+        assert "--" + name.replace("_", "-") in out
+        assert field.description, name
+    for flag in ("--no-refit", "--no-information", "--recipe", "--dry-run", "--overwrite", "--json", "--debug"):
+        assert flag in out
+
+
+def test_evaluate_scores_a_language_model_and_compares_two(checkpoint, tmp_path, capsys):
+    call("prune", checkpoint, tmp_path / "out", *FAST, capsys=capsys)
+    words = ("evaluate", tmp_path / "out", "--tokens", "300", "--window", "64", "--against", checkpoint, "--json")
+    code, out, _ = call(*words, capsys=capsys)
+    score = json.loads(out)["score"]
+    assert code == 0
+    assert score["perplexity"] > 1
+    assert score["tokens_predicted"] == 300 - 5
+    assert score["gap_standard_error_nats"] > 0
+    code, out, _ = call("evaluate", checkpoint, "--tokens", "300", capsys=capsys)
+    assert code == 0
+    assert "perplexity" in out
+
+
+def test_evaluate_prints_size_before_it_refuses_to_score(tmp_path, capsys):
+    folder = tiny.save_checkpoint(tmp_path / "t5", "t5")
+    code, out, err = call("evaluate", folder, "--tokens", "100", capsys=capsys)
+    assert code == 2
+    assert "latency" in out
+    assert "T5ForConditionalGeneration has no perplexity" in err
+    code, out, _ = call("evaluate", folder, capsys=capsys)
+    assert code == 0
+    assert "none: T5 models are not scored here" in out
+
+
+def test_evaluate_compares_the_embeddings_of_encoders(tmp_path, capsys):
+    folder = tiny.save_checkpoint(tmp_path / "bert", "bert-model")
+    code, out, _ = call("evaluate", folder, "--against", folder, "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["score"]["mean_cosine"] == pytest.approx(1, abs=1e-5)
+
+
+def test_inspect_shows_what_can_be_pruned(checkpoint, capsys):
+    code, out, _ = call("inspect", checkpoint, capsys=capsys)
+    assert code == 0
+    for words in ("Llama (decoder)", "intermediate_size", "share of parameters", "model.layers.0.mlp"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep", "30"], "keep must be in (0, 1], got 30.0"),
+        (["--kep", "1"], "No such option: --kep"),
+        (["--method", "redundncy"], "did you mean 'redundancy'?"),
+        (["--calibration", "nope.txt"], "got nothing there"),
+        (["--recipe", "nope.yaml"], "nope.yaml can't be read"),
+        (["--round-to", "x"], "Invalid value for '--round-to'"),
+        (["--sampling", "some"], "'cls', 'tokens', 'mean'"),
+        (["--max-length", "9999"], "max_length must be at most 160"),
+        (["--text-column", "a"], "text column"),
+    ],
+)
+def test_the_callers_mistake_is_one_line_and_exit_code_2(checkpoint, tmp_path, capsys, words, message):
+    if words[0] == "--text-column":
+        (tmp_path / "a.txt").write_text("text " * 400)
+        words = [*words, "--calibration", str(tmp_path / "a.txt")]
+    code, out, err = call("prune", checkpoint, tmp_path / "out", *words, capsys=capsys)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipe_files_with_unknown_or_no_settings_are_refused(checkpoint, tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    for content, message in (("kep: 0.5", "did you mean 'keep'?"), ("- keep", "must be a mapping"), ("a: [", "can't be")):
+        path.write_text(content)
+        code, _, err = call("prune", checkpoint, tmp_path / "out", "--recipe", path, capsys=capsys)
+        assert code == 2
+        assert message in err
+
+
+def test_bad_targets_are_refused_before_anything_is_loaded(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("secateur.pipeline.prune", None)
+    (tmp_path / "mine").mkdir()
+    for out, message in (("mine", "must not exist yet"), ("model", "must lie outside")):
+        code, _, err = call("prune", checkpoint, tmp_path / out, capsys=capsys)
+        assert code == 2
+        assert message in err
+
+
+def test_debug_shows_the_traceback(checkpoint, tmp_path, capsys):
+    _, _, err = call("prune", checkpoint, tmp_path / "out", "--keep", "30", "--debug", capsys=capsys)
+    assert "Traceback" in err
+
+
+def test_every_command_is_documented_in_the_readme():
+    from pathlib import Path
+
+    from secateur.cli.app import app
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for command in app.registered_commands:
+        assert f"secateur {command.name}" in readme, command.name
+
+
+def command(*words, **settings):
+    return subprocess.Popen([sys.executable, "-m", "secateur", *map(str, words)], text=True, **settings)
+
+
+def test_as_a_command_results_go_to_stdout_and_progress_to_stderr(checkpoint, tmp_path):
+    process = command(
+        "prune", checkpoint, tmp_path / "out with ü", *FAST, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out)["out"].endswith("out with ü")
+    assert "measuring activations" in err
+    assert "\x1b" not in out + err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_it_leaves_nothing(checkpoint, tmp_path, number, code):
+    (tmp_path / "big.txt").write_text("roses want water and light\n" * 30000)
+    process = command(
+        *("prune", checkpoint, tmp_path / "out", "--calibration", tmp_path / "big.txt", "--batch-size", "1"),
+        *("--calibration-tokens", "300000", "--max-length", "16"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    time.sleep(14)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "stopped before anything was written" in err
+    assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.txt", "model"]

@@ -1,0 +1,220 @@
+import pytest
+import secateur
+import tiny
+import torch
+from secateur.errors import InputError
+from secateur.methods import METHODS
+from secateur.models.families import find_feedforwards
+from secateur.models.loading import hash_weights, wrap_model
+from secateur.pipeline import describe_command, open_context
+from secateur.recipe import Recipe, make_recipe, parse_layers
+
+FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64, "kernel_rows": 64}
+
+
+def prune(case="llama", **settings):
+    return secateur.prune(tiny.make_model(case), tokenizer=tiny.make_tokenizer(), **{**FAST, **settings})
+
+
+class TestPrune:
+    def test_the_given_model_is_not_changed(self):
+        model = tiny.make_model("bert")
+        before = hash_weights(model)
+        result = secateur.prune(model, tokenizer=tiny.make_tokenizer(), **FAST)
+        assert hash_weights(model) == before
+        assert model.config.intermediate_size == 24
+        assert result.model.config.intermediate_size == 12
+        assert all(not module._forward_pre_hooks for module in model.modules())
+
+    def test_same_recipe_same_bytes(self):
+        assert hash_weights(prune().model) == hash_weights(prune().model)
+
+    def test_forward_batch_size_hardly_matters(self):
+        one, eight = prune(batch_size=1), prune(batch_size=8)
+        for a, b in zip(one.plan.layers, eight.plan.layers, strict=True):
+            assert a.kept.tolist() == b.kept.tolist()
+            assert torch.allclose(a.update.weight, b.update.weight, rtol=1e-3, atol=1e-4)
+
+    def test_refit_brings_the_outputs_nearer(self):
+        model = tiny.make_model("llama")
+        ids = tiny.make_inputs(model, rows=1, tokens=100, seed=5)
+        errors = {}
+        for refit in (True, False):
+            result = secateur.prune(model, tokenizer=tiny.make_tokenizer(), refit=refit, **FAST)
+            layer = result.plan.layers[0]
+            assert (layer.update is not None) == refit
+            errors[refit] = (tiny.outputs(result.model, ids) - tiny.outputs(model, ids)).square().mean()
+            if refit:
+                assert layer.figures["relative_error_refit"] < layer.figures["relative_error_cut"]
+        assert errors[True] < errors[False]
+
+    def test_relative_flops_name_their_scope(self):
+        result = prune()
+        assert result.relative_ffn_flops == 0.5
+        assert 0.5 < result.relative_model_flops < 1
+
+    def test_only_the_named_layers_are_pruned_and_the_user_is_told_what_that_means(self):
+        result = prune(layers="1")
+        assert [layer.path for layer in result.plan.layers] == ["model.layers.1.mlp"]
+        assert result.after.widths == (24, 24)
+        dead = (result.model.model.layers[1].mlp.down_proj.weight == 0).all(dim=0).sum()
+        assert dead == 12
+        assert any("padded" in warning for warning in result.warnings)
+
+    def test_few_tokens_are_warned_of(self):
+        assert not any("few for a refit" in warning for warning in prune().warnings)
+        wide = {**FAST, "calibration_tokens": 256}
+        model = tiny.make_model("gpt2")  # width 64
+        result = secateur.prune(model, tokenizer=tiny.make_tokenizer(), **{**wide, "max_length": 32})
+        assert not any("few for a refit" in w for w in result.warnings)
+        batches = [tiny.make_inputs(model, rows=2, tokens=20, seed=s) for s in range(5)]
+        result = secateur.prune(model, calibration=batches, **wide)
+        assert any("few for a refit" in w for w in result.warnings)
+
+    def test_a_saturated_kernel_is_reported_with_its_remedy(self):
+        class_name, config_name, settings, _ = tiny.CASES["llama"]
+        import transformers
+
+        torch.manual_seed(0)
+        config = getattr(transformers, config_name)(**{**settings, "intermediate_size": 300, "hidden_size": 64})
+        model = getattr(transformers, class_name)(config).eval()
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.mlp.up_proj.weight.mul_(100)
+                layer.mlp.gate_proj.weight.mul_(100)
+        result = secateur.prune(model, tokenizer=tiny.make_tokenizer(), **{**FAST, "kernel_width": "scott"})
+        assert any("saturated" in warning and "scott-scaled" in warning for warning in result.warnings)
+
+    def test_sequence_classifiers_sample_the_first_token(self):
+        loaded = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
+        assert open_context(loaded, None, Recipe(**FAST)).sampling == "cls"
+        loaded = wrap_model(tiny.make_model("llama"), tiny.make_tokenizer())
+        assert open_context(loaded, None, Recipe(**FAST)).sampling == "tokens"
+
+    def test_threads_are_given_back(self):
+        before = torch.get_num_threads()
+        prune(threads=1)
+        assert torch.get_num_threads() == before
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"keep": 30}, "keep must be in (0, 1], got 30"),
+            ({"keep": 0}, "keep must be in (0, 1], got 0"),
+            ({"keep": float("nan")}, "keep must be in (0, 1], got nan"),
+            ({"keep": "much"}, "keep must be in (0, 1], got 'much'"),
+            ({"kep": 0.5}, "unknown setting 'kep'; did you mean 'keep'?"),
+            ({"method": "redundncy"}, "did you mean 'redundancy'?"),
+            ({"layers": "5"}, "layers must lie in 0-1"),
+            ({"layers": "a"}, "layers must look like"),
+            ({"round_to": 0}, "round_to must be a whole number of at least 1, got 0"),
+            ({"sampling": "some"}, "sampling must be 'cls', 'tokens' or 'mean', got 'some'"),
+            ({"kernel_width": "wide"}, "kernel_width must be a number above 0, scott-scaled"),
+            ({"kernel_width": -1}, "width must be finite and above 0"),
+            ({"dtype": "bfloat16"}, "convert a model in memory yourself"),
+            ({"method": "medoids", "information": False}, "chooses by information alone"),
+        ],
+    )
+    def test_a_wrong_setting_is_named_in_one_line(self, settings, message):
+        with pytest.raises(InputError) as error:
+            prune(**settings)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_a_model_in_training_mode_or_no_model_is_refused(self):
+        with pytest.raises(InputError, match="evaluation mode"):
+            secateur.prune(tiny.make_model("llama").train(), tokenizer=tiny.make_tokenizer())
+        with pytest.raises(InputError, match="got Linear"):
+            secateur.prune(torch.nn.Linear(2, 2).eval())
+        with pytest.raises(InputError, match="has no tokenizer"):
+            secateur.prune(tiny.make_model("llama"))
+
+    def test_recipe_and_settings_exclude_each_other(self):
+        with pytest.raises(InputError, match="either a recipe or single settings"):
+            secateur.prune(tiny.make_model("llama"), recipe=Recipe(), keep=0.5)
+
+
+def test_layer_numbers_are_read():
+    assert parse_layers(None, 3) == (0, 1, 2)
+    assert parse_layers("0,2-3, 2", 5) == (0, 2, 3)
+
+
+def test_the_command_names_every_setting_that_is_not_a_default():
+    recipe = make_recipe({"keep": 0.8, "refit": False, "calibration": "/home/me/a b.txt", "seed": 3})
+    assert describe_command("me/model", "out", recipe) == (
+        "secateur prune me/model out --keep 0.8 --no-refit --calibration 'a b.txt' --seed 3"
+    )
+
+
+def planted(case="llama", seed=0):
+    """A tiny model whose neurons 12.. are copies of 0.., and neuron 5 is dead."""
+    model = tiny.make_model(case, seed=seed)
+    with torch.no_grad():
+        for ffn in find_feedforwards(model, tiny.family_of(model)):
+            for part in (ffn.up, ffn.gate):
+                part.weight[12:17] = part.weight[:5]
+            ffn.down.weight[:, 12:17] = ffn.down.weight[:, :5]
+            ffn.up.weight[5] = 0
+    return model
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+class TestMethod:
+    """The contract of every method."""
+
+    def plan(self, name, model=None, **settings):
+        model = model or tiny.make_model("llama")
+        context = open_context(
+            wrap_model(model, tiny.make_tokenizer()), None, make_recipe({**FAST, "method": name, **settings})
+        )
+        return METHODS[name].plan(context), context
+
+    @pytest.mark.parametrize("keep", [0.04, 0.5, 0.9, 1.0])
+    def test_the_asked_number_of_neurons_is_kept_sorted_and_unique(self, name, keep):
+        layers, context = self.plan(name, keep=keep)
+        assert [layer.path for layer in layers] == [ffn.path for ffn in context.feedforwards]
+        for layer in layers:
+            assert layer.width == context.width
+            assert layer.kept.tolist() == sorted(set(layer.kept.tolist()))
+            assert 0 <= layer.kept.min() <= layer.kept.max() < 24
+
+    def test_same_seed_same_plan(self, name):
+        first, second = (self.plan(name, seed=7)[0] for _ in range(2))
+        assert [a.kept.tolist() for a in first] == [b.kept.tolist() for b in second]
+
+    def test_the_model_is_left_as_it_is(self, name):
+        model = tiny.make_model("llama")
+        before = hash_weights(model)
+        self.plan(name, model)
+        assert hash_weights(model) == before
+
+    @pytest.mark.parametrize("kind", ["duplicates", "dead neurons"])
+    def test_it_sees_what_it_says_it_sees(self, name, kind):
+        layers, _ = self.plan(name, planted(), keep=18 / 24)  # five copies and one dead neuron must go
+        if kind == "duplicates":
+            pairs = [{k, k + 12} for k in range(5)]
+            found = all(len(pair & set(layer.kept.tolist())) <= 1 for layer in layers for pair in pairs)
+        else:
+            found = all(5 not in layer.kept for layer in layers)
+        assert found == (kind in METHODS[name].sees)
+
+    def test_it_says_what_it_needs(self, name):
+        method = METHODS[name]
+        assert method.name == name
+        assert method.needs <= {"weights", "activations", "gradients", "labels"}
+        assert method.summary
+
+
+def test_plain_importance_does_not_see_duplicates():
+    model = planted()
+    context = open_context(wrap_model(model, tiny.make_tokenizer()), None, make_recipe({**FAST, "information": False}))
+    context.width = 12
+    layers = METHODS["redundancy"].plan(context)
+    both = sum({k, k + 12} <= set(layer.kept.tolist()) for layer in layers for k in range(5))
+    assert both > 0
+
+
+def test_dependence_on_the_head_is_nil_but_decoders_of_language_models_are_measured_whole():
+    loaded = wrap_model(tiny.make_model("t5"), tiny.make_tokenizer())
+    context = open_context(loaded, None, Recipe(**FAST))
+    assert len(context.statistics) == 2 * tiny.LAYERS

@@ -1,0 +1,30 @@
+"""Real small models end to end."""
+
+import pytest
+from secateur import prune
+from secateur.models.loading import load_model
+from secateur.scoring import compare_embeddings, score_task
+
+
+@pytest.fixture(scope="module")
+def pruned(minilm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "minilm"
+    prune("minilm", keep=0.6, calibration_tokens=8192).save(folder)
+    return load_model(str(folder))
+
+
+def test_pruned_minilm_keeps_its_embeddings(minilm, pruned):
+    cosine, rows = compare_embeddings(pruned, minilm, None)
+    assert rows > 50
+    assert cosine > 0.95
+
+
+def test_pruned_minilm_still_agrees_with_people(minilm, pruned, shared_data, tmp_path):
+    lines = (shared_data / "stsb/validation.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "validation.tsv").write_text("".join(lines[:401]), encoding="utf-8")
+    dense, pairs = score_task(minilm, "stsb-embeddings", tmp_path)
+    smaller, _ = score_task(pruned, "stsb-embeddings", tmp_path)
+    assert pairs == 400
+    assert dense > 0.8
+    assert smaller > dense - 0.05
+
