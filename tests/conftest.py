@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 import tiny
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

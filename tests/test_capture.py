@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-import tiny
 import torch
+
+import tiny
 from secateur.capture import StatisticsFitter, capture
 from secateur.errors import InputError
 from secateur.models.families import find_feedforwards

@@ -5,9 +5,11 @@ import os
 import struct
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import tiny
 from secateur import apply, load_plan, prune, save_plan
 from secateur.checkpoint import staging
 from secateur.checkpoint.config import write_config
@@ -15,7 +17,6 @@ from secateur.errors import InputError, SecateurError, UnsupportedModelError, Ve
 from secateur.models.families import FAMILIES
 from secateur.models.loading import load_model
 from secateur.models.source import find_source
-from transformers import AutoModelForCausalLM
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 600, "max_length": 64, "kernel_rows": 64}
 
@@ -160,9 +161,7 @@ class TestWriting:
             result.save(tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
-    def test_overwrite_replaces_what_secateur_wrote_and_keeps_it_if_that_fails(
-        self, checkpoint, tmp_path, monkeypatch
-    ):
+    def test_overwrite_replaces_what_secateur_wrote_and_keeps_it_if_that_fails(self, checkpoint, tmp_path, monkeypatch):
         result = prune(str(checkpoint), **FAST)
         result.save(tmp_path / "out")
         first = files(tmp_path / "out")
@@ -317,7 +316,7 @@ class TestReading:
         monkeypatch.setattr("huggingface_hub.snapshot_download", download)
         source = find_source("someone/model", "v1")
         assert (asked["name"], asked["revision"]) == ("someone/model", "v1")
-        assert not any("bin" in pattern or "*" == pattern for pattern in asked["allow_patterns"])
+        assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
         assert (source.folder, source.base_model) == (checkpoint, "someone/model")
 
     def test_links_out_of_the_folder_are_not_copied(self, checkpoint, tmp_path):

@@ -8,10 +8,11 @@ import sys
 import time
 
 import pytest
+from transformers import AutoModelForCausalLM
+
 import tiny
 from secateur.cli import run
 from secateur.recipe import Recipe
-from transformers import AutoModelForCausalLM
 
 FAST = ["--keep", "0.5", "--round-to", "1", "--calibration-tokens", "600", "--max-length", "64", "--kernel-rows", "64"]
 
@@ -142,7 +143,11 @@ def test_the_callers_mistake_is_one_line_and_exit_code_2(checkpoint, tmp_path, c
 
 def test_recipe_files_with_unknown_or_no_settings_are_refused(checkpoint, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
-    for content, message in (("kep: 0.5", "did you mean 'keep'?"), ("- keep", "must be a mapping"), ("a: [", "can't be")):
+    for content, message in (
+        ("kep: 0.5", "did you mean 'keep'?"),
+        ("- keep", "must be a mapping"),
+        ("a: [", "can't be"),
+    ):
         path.write_text(content)
         code, _, err = call("prune", checkpoint, tmp_path / "out", "--recipe", path, capsys=capsys)
         assert code == 2
@@ -200,7 +205,7 @@ def test_stopping_it_leaves_nothing(checkpoint, tmp_path, number, code):
     )
     time.sleep(14)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "stopped before anything was written" in err
     assert "Traceback" not in err

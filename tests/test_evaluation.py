@@ -1,9 +1,10 @@
 import math
 
 import pytest
-import tiny
 import torch
 from scipy.stats import spearmanr
+
+import tiny
 from secateur.errors import InputError
 from secateur.evaluation.embeddings import embed
 from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity

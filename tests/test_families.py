@@ -5,14 +5,15 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import tiny
 from secateur import apply
 from secateur.errors import InputError, UnsupportedModelError
 from secateur.models.families import FAMILIES, find_family, find_feedforwards, find_layers
 from secateur.models.loading import load_model, wrap_model
 from secateur.models.sizes import measure_size, predict_size
-from torch.utils.flop_counter import FlopCounterMode
 
 KEPT = 9
 CASES = list(tiny.CASES)
@@ -95,9 +96,7 @@ class TestFamily:
         if len(plan.layers) == 1:
             pytest.skip("one shared network has one width")
         wider = tiny.random_plan(model, KEPT + 4, seed=1)
-        mixed = plan.__class__(
-            "test", plan.family, 0.5, plan.weights_sha256, {}, (wider.layers[0], *plan.layers[1:])
-        )
+        mixed = plan.__class__("test", plan.family, 0.5, plan.weights_sha256, {}, (wider.layers[0], *plan.layers[1:]))
         pruned = apply(mixed, model)
         assert measure_size(pruned, tiny.family_of(model)).widths == (KEPT + 4,) * len(plan.layers)
         assert (tiny.outputs(pruned, inputs) - tiny.masked_outputs(model, mixed, inputs)).abs().max() <= 1e-5

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from secateur.errors import InputError
 from secateur.information import mutual_information
 from secateur.information.entropy import entropy_nats
@@ -244,7 +245,7 @@ def test_von_neumann_is_the_limit_at_alpha_one():
     ],
 )
 def test_a_wrong_setting_is_named(settings, message):
-    with pytest.raises(InputError, match=".*") as error:
+    with pytest.raises(InputError) as error:
         mutual_information(activations(), **settings)
     assert message in str(error.value)
 

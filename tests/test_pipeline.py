@@ -1,7 +1,8 @@
 import pytest
+import torch
+
 import secateur
 import tiny
-import torch
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.models.families import find_feedforwards

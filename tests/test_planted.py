@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.models.loading import load_model
@@ -68,7 +69,5 @@ def test_plain_importance_removes_fewer_copies_than_chance(planted):
     context, groups = planted
     kept = select_top(context.importance(0), context.width)
     generator = np.random.default_rng(0)
-    chance = [
-        share_of_copies_removed(generator.permutation(1536)[: context.width], groups) for _ in range(200)
-    ]
+    chance = [share_of_copies_removed(generator.permutation(1536)[: context.width], groups) for _ in range(200)]
     assert share_of_copies_removed(kept, groups) < np.mean(chance)

@@ -1,6 +1,7 @@
 """Real small models end to end."""
 
 import pytest
+
 from secateur import prune
 from secateur.models.loading import load_model
 from secateur.scoring import compare_embeddings, score_task
@@ -27,4 +28,3 @@ def test_pruned_minilm_still_agrees_with_people(minilm, pruned, shared_data, tmp
     assert pairs == 400
     assert dense > 0.8
     assert smaller > dense - 0.05
-

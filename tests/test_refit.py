@@ -1,5 +1,6 @@
 import numpy as np
 import torch
+
 from secateur.refit import refit_down, relative_output_error
 
 

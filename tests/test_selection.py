@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from secateur.information import mutual_information
 from secateur.results import MutualInformation
 from secateur.selection.medoids import normalised_distance, select_medoids

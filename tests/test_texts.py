@@ -2,8 +2,9 @@ import io
 import json
 
 import pytest
-import tiny
 import torch
+
+import tiny
 from secateur.calibration import prepare_calibration, take_tokens
 from secateur.errors import InputError
 from secateur.models.loading import wrap_model

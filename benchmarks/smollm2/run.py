@@ -16,10 +16,11 @@ import time
 from pathlib import Path
 
 import torch
+
 from secateur.calibration import take_tokens
 from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
-from secateur.pipeline import carry_out, find_versions, make_plan, open_context
 from secateur.models.loading import load_model
+from secateur.pipeline import carry_out, find_versions, make_plan, open_context
 from secateur.recipe import make_recipe
 from secateur.texts import open_texts
 
@@ -46,6 +47,7 @@ ROWS = {
 
 
 def main() -> None:
+    """Run the rows that are still missing."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
     loaded = load_model("smollm2")
     ids = take_tokens(open_texts(TEXT / "test.raw.txt"), loaded.tokenizer, TEST_TOKENS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+
 class SecateurError(Exception):
     """Something failed that was nobody's mistake: a full disk, a checkpoint that does not read back."""
 

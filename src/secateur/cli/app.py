@@ -67,7 +67,9 @@ def evaluate_command(
     *,
     text: Annotated[str | None, typer.Option(help="Text to score on (default: text that comes with Python).")] = None,
     tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of it to use (default 8192).")] = None,
-    window: Annotated[int | None, typer.Option(min=2, help="Tokens in a window (default 512, or all that fit).")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=2, help="Tokens in a window (default 512, or all that fit).")
+    ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Tokens between windows (default: the window).")] = None,
     against: Annotated[str | None, typer.Option(help="Another model to compare with.")] = None,
     task: Annotated[str | None, typer.Option(help="stsb-embeddings: Spearman of sentence-embedding cosines.")] = None,
