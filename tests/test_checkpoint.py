@@ -206,7 +206,7 @@ class TestTarget:
 class TestReading:
     """Checkpoints that transformers would take, and Secateur does not."""
 
-    def refused(self, folder, message, kind=InputError):
+    def expect_refusal(self, folder, message, kind=InputError):
         with pytest.raises(kind) as error:
             load_model(str(folder))
         assert message in str(error.value)
@@ -215,17 +215,17 @@ class TestReading:
     @pytest.mark.parametrize("key", ["auto_map", "_attn_implementation", "quantization_config"])
     def test_config_keys_that_run_or_replace_code(self, checkpoint, key):
         edit_config(checkpoint, **{key: {"AutoModel": "evil.Model"}})
-        self.refused(checkpoint, f"has '{key}'")
+        self.expect_refusal(checkpoint, f"has '{key}'")
 
     def test_broken_config(self, checkpoint):
         (checkpoint / "config.json").write_text("{")
-        self.refused(checkpoint, "can't be read")
+        self.expect_refusal(checkpoint, "can't be read")
         (checkpoint / "config.json").write_text("[]")
-        self.refused(checkpoint, "must hold a JSON object")
+        self.expect_refusal(checkpoint, "must hold a JSON object")
 
     def test_an_adapter(self, checkpoint):
         (checkpoint / "adapter_config.json").write_text("{}")
-        self.refused(checkpoint, "merge it", UnsupportedModelError)
+        self.expect_refusal(checkpoint, "merge it", UnsupportedModelError)
 
     def test_an_index_that_leads_out_of_the_folder(self, tmp_path):
         source = tiny.save_checkpoint(tmp_path / "sharded", max_shard_size="20KB")
@@ -233,25 +233,25 @@ class TestReading:
         first = next(iter(index["weight_map"]))
         index["weight_map"][first] = "../elsewhere.safetensors"
         (source / "model.safetensors.index.json").write_text(json.dumps(index))
-        self.refused(source, "points outside the folder")
+        self.expect_refusal(source, "points outside the folder")
         index["weight_map"][first] = "model-99999-of-00004.safetensors"
         (source / "model.safetensors.index.json").write_text(json.dumps(index))
-        self.refused(source, "lacks the shard")
+        self.expect_refusal(source, "lacks the shard")
 
     def test_pickled_weights(self, checkpoint):
         (checkpoint / "model.safetensors").unlink()
-        self.refused(checkpoint, "has no weights")
+        self.expect_refusal(checkpoint, "has no weights")
         torch.save({}, checkpoint / "pytorch_model.bin")
-        self.refused(checkpoint, "only as a pickle")
+        self.expect_refusal(checkpoint, "only as a pickle")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_weights_that_are_not_finite(self, checkpoint, value):
         edit_tensors(checkpoint, lambda t: t["model.layers.0.mlp.up_proj.weight"].view(-1)[5:6].fill_(value))
-        self.refused(checkpoint, "model.layers.0.mlp.up_proj.weight holds NaN or infinite values")
+        self.expect_refusal(checkpoint, "model.layers.0.mlp.up_proj.weight holds NaN or infinite values")
 
     def test_missing_weights(self, checkpoint):
         edit_tensors(checkpoint, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-        self.refused(checkpoint, "has no weights for model.layers.1.mlp.up_proj.weight")
+        self.expect_refusal(checkpoint, "has no weights for model.layers.1.mlp.up_proj.weight")
 
     def test_misshaped_weights(self, checkpoint):
         def change(tensors):
@@ -265,9 +265,9 @@ class TestReading:
         path = checkpoint / "model.safetensors"
         whole = path.read_bytes()
         path.write_bytes(whole[:-10])
-        self.refused(checkpoint, "is damaged")
+        self.expect_refusal(checkpoint, "is damaged")
         path.write_bytes(whole[:4])
-        self.refused(checkpoint, "is no safetensors file")
+        self.expect_refusal(checkpoint, "is no safetensors file")
         for header, message in (
             (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', "'a' appears twice"),
             (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[2,4]}}', "overlap or leave gaps"),
@@ -275,19 +275,19 @@ class TestReading:
             (b"[1]", "not an object"),
         ):
             path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-            self.refused(checkpoint, message)
+            self.expect_refusal(checkpoint, message)
 
     def test_architectures_that_are_missing_or_unknown(self, checkpoint):
         edit_config(checkpoint, architectures=None)
-        self.refused(checkpoint, "must name one class under 'architectures', got None")
+        self.expect_refusal(checkpoint, "must name one class under 'architectures', got None")
         edit_config(checkpoint, architectures=["LlamaForTelepathy"])
-        self.refused(checkpoint, "LlamaForTelepathy")
+        self.expect_refusal(checkpoint, "LlamaForTelepathy")
         edit_config(checkpoint, architectures=["is_torch_available"])
-        self.refused(checkpoint, "is_torch_available")
+        self.expect_refusal(checkpoint, "is_torch_available")
 
     def test_an_unsupported_family(self, checkpoint):
         edit_config(checkpoint, model_type="bloom")
-        self.refused(checkpoint, "supported families", UnsupportedModelError)
+        self.expect_refusal(checkpoint, "supported families", UnsupportedModelError)
 
     def test_tensors_that_the_class_does_not_use_are_mentioned(self, checkpoint):
         edit_tensors(checkpoint, lambda tensors: tensors.update({"extra.weight": torch.zeros(2)}))
