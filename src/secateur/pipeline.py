@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from secateur.calibration import Batch, CalibrationInput, prepare_calibration
-from secateur.checkpoint.staging import check_target
 from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
 from secateur.errors import InputError
 from secateur.information import use_threads
@@ -69,18 +68,20 @@ class PruneResult:
         """FLOPs after / before, scope model."""
         return self.after.model_multiply_adds / self.before.model_multiply_adds
 
-    def save(self, out: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, out: str | Path, *, overwrite: bool = False, progress: Progress = no_progress) -> None:
         """Write an ordinary Hugging Face checkpoint, verified, with plan, manifest and model card.
 
         Raises:
             InputError: `out` exists (and may not be replaced) or lies in the original's folder.
             SecateurError: writing failed; nothing is left at `out`.
         """
+        progress("writing and verifying", 0, 1)
         command = describe_command(self.loaded.name, Path(out).name, self.recipe)
         record = CheckpointRecord(
             self.plan, self.before, self.after, self.calibration, self._manifest(command), command
         )
         write_checkpoint(replace(self.loaded, model=self.model), record, self.example, Path(out), overwrite=overwrite)
+        progress("writing and verifying", 1, 1)
 
     def _manifest(self, command: str) -> dict[str, Any]:
         return {
@@ -132,8 +133,10 @@ def prune(
     find_method(recipe.method)
     clock = Clock()
     with use_threads(recipe.threads):
-        with clock.phase("loading"):
+        progress("reading the model", 0, 1)
+        with clock.phase("reading the model"):
             loaded = _load(model, tokenizer, recipe)
+        progress("reading the model", 1, 1)
         context = open_context(loaded, calibration, recipe, progress)
         with clock.phase("measuring activations"):
             _ = context.statistics
@@ -212,11 +215,6 @@ def carry_out(plan: PruningPlan, loaded: LoadedModel, *, in_place: bool) -> nn.M
         return apply(plan, loaded.model)
     cut_(loaded.model, loaded.family, plan)
     return loaded.model
-
-
-def check_out(out: Path, loaded_from: Path | None, *, overwrite: bool) -> None:
-    """Raise InputError now, before hours of work, if OUT could not be written later."""
-    check_target(out, source=loaded_from, overwrite=overwrite)
 
 
 def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]:
@@ -299,7 +297,9 @@ def _load(model: str | Path | nn.Module, tokenizer: Any | None, recipe: Recipe) 
         return load_model(str(model), dtype=recipe.dtype, device=recipe.device, revision=recipe.revision)
     if recipe.dtype is not None:
         raise InputError("dtype is for models given by name; convert a model in memory yourself")
-    find_device(recipe.device)
+    own_device = next(model.parameters()).device
+    if recipe.device != "auto" and find_device(recipe.device).type != own_device.type:
+        raise InputError(f"the model lies on {own_device}, not on {recipe.device}; move it yourself")
     if model.training:
         raise InputError("the model must be in evaluation mode; call model.eval() first")
     return wrap_model(model, tokenizer)

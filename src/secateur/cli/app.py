@@ -37,19 +37,20 @@ def prune_command(
 ) -> None:
     """Prune MODEL and write an ordinary, smaller checkpoint to OUT."""
     from secateur import pipeline
+    from secateur.checkpoint.staging import check_target
     from secateur.cli.reports import describe_prune, prune_rows
     from secateur.methods import find_method
     from secateur.models.source import find_source
 
     find_method(recipe.method)
     source = find_source(model, recipe.revision)
-    pipeline.check_out(out, source.folder, overwrite=overwrite)
+    check_target(out, source=source.folder, overwrite=overwrite)
     if dry_run:
         _print_dry_run(model, recipe, as_json=as_json)
         return
     with progress_on_stderr() as progress:
         result = pipeline.prune(model, recipe=recipe, progress=progress)
-    result.save(out, overwrite=overwrite)
+        result.save(out, overwrite=overwrite, progress=progress)
     for warning in result.warnings:
         warn(warning)
     if as_json:
