@@ -33,7 +33,7 @@ BASE = {
     "calibration": str(TEXT / "validation.tokens.txt"),
     "calibration_tokens": 24576,
 }
-WIDTHS = ("scott-scaled", 4.0, 2.0, 1.0, 0.42, 0.25, 0.1)
+WIDTHS = ("scott-scaled", 4.0, 2.0, 1.0, 0.42, 0.1)
 ROWS = {
     "redundancy (default)": {},
     "importance": {"information": False},
@@ -42,7 +42,7 @@ ROWS = {
     "medoids": {"method": "medoids"},
     "medoids, no refit": {"method": "medoids", "refit": False},
     **{f"redundancy, kernel width {width}": {"kernel_width": width} for width in WIDTHS},
-    **{f"redundancy, ridge {ridge}": {"ridge": ridge} for ridge in (0.01, 0.1, 0.3)},
+    **{f"redundancy, ridge {ridge}": {"ridge": ridge} for ridge in (0.01, 0.03, 0.3)},
 }
 
 

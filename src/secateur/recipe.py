@@ -55,7 +55,7 @@ class Recipe(BaseModel):
         0.25, "a number above 0, scott-scaled, scott or scott-layer"
     )
     """Kernel widths: a number r = sigma / std for all neurons, or the rule by which each finds its own."""
-    ridge: float = _bounded(0.03, "above 0", gt=0)
+    ridge: float = _bounded(0.1, "above 0", gt=0)
     """How strongly the refit holds on to the original weights, in units of the mean second moment."""
     seed: int = _bounded(0, "a whole number of at least 0", ge=0)
     """Seed of every random draw."""
