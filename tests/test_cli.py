@@ -136,8 +136,9 @@ def test_the_callers_mistake_is_one_line_and_exit_code_2(checkpoint, tmp_path, c
     assert code == 2
     assert out == ""
     assert message in err
-    assert err.startswith("error: ")
-    assert len(err.splitlines()) == 1
+    *progress, last = err.splitlines()
+    assert last.startswith("error: ")
+    assert all(line.startswith("reading the model") for line in progress)
     assert not (tmp_path / "out").exists()
 
 
@@ -161,6 +162,13 @@ def test_bad_targets_are_refused_before_anything_is_loaded(checkpoint, tmp_path,
         code, _, err = call("prune", checkpoint, tmp_path / out, capsys=capsys)
         assert code == 2
         assert message in err
+
+
+def test_a_missing_text_is_told_before_anything_is_loaded(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("secateur.pipeline.load_model", None)
+    code, _, err = call("prune", checkpoint, tmp_path / "out", "--calibration", "nope.txt", capsys=capsys)
+    assert code == 2
+    assert "got nothing there" in err
 
 
 def test_debug_shows_the_traceback(checkpoint, tmp_path, capsys):

@@ -28,6 +28,7 @@ from secateur.recipe import Recipe, make_recipe, parse_layers
 from secateur.refit import refit_down, relative_output_error
 from secateur.results import CalibrationSummary, LayerPlan, ModelSize, Progress, PruningPlan, no_progress
 from secateur.selection.ranking import round_width
+from secateur.texts import open_texts
 
 ROUND_TO = {"decoder": 64, "encoder": 8, "encoder-decoder": 8, "vision": 8}
 """Default multiple that widths are rounded to, by kind."""
@@ -131,6 +132,8 @@ def prune(
     if isinstance(calibration, str | Path):
         recipe = recipe.model_copy(update={"calibration": str(calibration)})
     find_method(recipe.method)
+    if recipe.calibration is not None:
+        open_texts(recipe.calibration, recipe.text_column)  # a wrong path is told before the model is read
     clock = Clock()
     with use_threads(recipe.threads):
         progress("reading the model", 0, 1)
