@@ -219,3 +219,15 @@ def test_dependence_on_the_head_is_nil_but_decoders_of_language_models_are_measu
     loaded = wrap_model(tiny.make_model("t5"), tiny.make_tokenizer())
     context = open_context(loaded, None, Recipe(**FAST))
     assert len(context.statistics) == 2 * tiny.LAYERS
+
+
+def test_one_measurement_serves_several_recipes():
+    recipe = make_recipe(FAST)
+    loaded = wrap_model(tiny.make_model("llama"), tiny.make_tokenizer())
+    context = open_context(loaded, None, recipe)
+    other = context.under(recipe.model_copy(update={"kernel_width": 3.0}))
+    assert other.statistics is context.statistics
+    assert other.information(0) is not context.information(0)
+    assert context.under(recipe.model_copy(update={"ridge": 1.0})).information(0) is context.information(0)
+    with pytest.raises(AssertionError, match="seed"):
+        context.under(recipe.model_copy(update={"seed": 1}))

@@ -59,14 +59,12 @@ def main() -> None:
     for name, settings in ROWS.items():
         if name in results["rows"]:
             continue
-        recipe = make_recipe({**BASE, **settings})
         if context is None:
-            context = open_context(loaded, None, recipe)
-        if context.recipe.kernel_width != recipe.kernel_width:
-            context._information.clear()
-        context.recipe = recipe
+            context = open_context(loaded, None, make_recipe(BASE))
+            _ = context.statistics
+        recipe = make_recipe({**BASE, **settings})
         start = time.perf_counter()
-        plan = make_plan(context)
+        plan = make_plan(context.under(recipe))
         seconds = time.perf_counter() - start
         score = evaluate_perplexity(carry_out(plan, loaded, in_place=False), ids)
         gap = compare_losses(dense, score)

@@ -90,8 +90,8 @@ def run_demo(out: Path, progress: Progress, *, model: str = MODEL, test_tokens: 
 
     result = finish(context, make_plan(context))
     result.save(out, overwrite=True, progress=progress)
-    context.recipe = recipe.model_copy(update={"information": False})
-    plain = carry_out(make_plan(context), loaded, in_place=False)
+    uninformed = context.under(recipe.model_copy(update={"information": False}))
+    plain = carry_out(make_plan(uninformed), loaded, in_place=False)
     plain_score = evaluate_perplexity(plain, ids, progress=progress)
     before, after = _measure_both(result, weight_bytes(out), ids, progress)
     return DemoResult(

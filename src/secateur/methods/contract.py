@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ Need = Literal["weights", "activations", "gradients", "labels"]
 Sight = Literal["duplicates", "dead neurons"]
 MIN_SAMPLES = 8
 """Fewest sampled rows that information is worth measuring on."""
+CHOOSING_SETTINGS = frozenset({"method", "refit", "information", "alpha", "kernel_rows", "kernel_width", "ridge"})
+"""Settings that no measured activation depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class PruningContext:
     """Which activation rows are sampled."""
     progress: Progress = no_progress
     """Told how far each phase is."""
-    _information: dict[int, MutualInformation] = field(default_factory=dict, repr=False)
+    _information: dict[tuple[Any, ...], MutualInformation] = field(default_factory=dict, repr=False)
 
     @cached_property
     def statistics(self) -> tuple[LayerStatistics, ...]:
@@ -94,15 +96,24 @@ class PruningContext:
 
     def information(self, place: int) -> MutualInformation:
         """Mutual information of the neurons of network `place`, one kernel over the first `kernel_rows` samples."""
-        if place not in self._information:
-            rows = self.statistics[place].samples[: self.recipe.kernel_rows]
-            device = self.feedforwards[place].down_columns().device
-            self._information[place] = mutual_information(
-                rows.to(device),
-                alpha=self.recipe.alpha,
-                width=self.recipe.kernel_width,
+        recipe = self.recipe
+        key = (place, recipe.alpha, recipe.kernel_rows, recipe.kernel_width)
+        if key not in self._information:
+            rows = self.statistics[place].samples[: recipe.kernel_rows]
+            self._information[key] = mutual_information(
+                rows.to(self.down_columns(place).device),
+                alpha=recipe.alpha,
+                width=recipe.kernel_width,
                 batch_size=None,
                 dtype="float32",
             )
-            self.progress("measuring information", len(self._information), len(self.feedforwards))
-        return self._information[place]
+            self.progress("measuring information", place + 1, len(self.feedforwards))
+        return self._information[key]
+
+    def under(self, recipe: Recipe) -> PruningContext:
+        """The same measurements under a recipe that differs only in how neurons are chosen and made up for."""
+        changed = {name for name in Recipe.model_fields if getattr(recipe, name) != getattr(self.recipe, name)}
+        assert changed <= CHOOSING_SETTINGS, changed
+        other = replace(self, recipe=recipe)
+        other.__dict__["statistics"] = self.statistics
+        return other
