@@ -17,7 +17,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	$(BIN)/secateur demo out/smollm2-135m-80
+	$(BIN)/secateur demo out/smollm2-135m-80 --overwrite
 
 demo-minilm: install
 	$(BIN)/secateur prune minilm out/minilm --keep 0.6 --overwrite

@@ -2,10 +2,14 @@
 
 import json
 import os
+import resource
+import signal
 import struct
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -13,9 +17,9 @@ import tiny
 from secateur import apply, load_plan, prune, save_plan
 from secateur.checkpoint import staging
 from secateur.checkpoint.config import write_config
-from secateur.errors import InputError, SecateurError, UnsupportedModelError, VerificationError
+from secateur.errors import InputError, SecateurError, Stopped, UnsupportedModelError, VerificationError
 from secateur.models.families import FAMILIES
-from secateur.models.loading import load_model
+from secateur.models.loading import load_model, wrap_model
 from secateur.models.source import find_source
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 600, "max_length": 64, "kernel_rows": 64}
@@ -134,7 +138,9 @@ class TestWriting:
         assert manifest["command"].startswith("secateur prune model out --keep 0.5")
         assert manifest["recipe"]["calibration"] == "calibration.txt"
         assert manifest["versions"]["torch"] == torch.__version__
-        assert "base_model: model" in (tmp_path / "out/README.md").read_text()
+        card = (tmp_path / "out/README.md").read_text()
+        assert "Made from model with" in card
+        assert "base_model" not in card  # a folder is no name on the hub
 
     def test_a_difference_after_reading_back_leaves_nothing(self, checkpoint, tmp_path, monkeypatch):
         result = prune(str(checkpoint), **FAST)
@@ -149,17 +155,62 @@ class TestWriting:
             result.save(tmp_path / "new" / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
-    def test_a_full_disk_leaves_nothing(self, checkpoint, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
+    def test_a_full_disk_leaves_nothing(self, checkpoint, tmp_path, monkeypatch, error):
         result = prune(str(checkpoint), **FAST)
 
         def full(model, folder, **settings):
             (folder / "model.safetensors").write_bytes(b"half")
-            raise OSError(28, "No space left on device")
+            raise error
 
         monkeypatch.setattr(type(result.model), "save_pretrained", full)
-        with pytest.raises(SecateurError, match="No space left on device"):
+        with pytest.raises(SecateurError, match="was not written"):
             result.save(tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+    def test_a_file_that_may_not_grow_leaves_nothing(self, tmp_path):
+        source = tiny.save_checkpoint(tmp_path / "model")
+        result = prune(str(source), **FAST)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+            with pytest.raises(SecateurError, match="was not written"):
+                result.save(tmp_path / "out")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+    def test_a_signal_between_the_two_renames_keeps_the_old_checkpoint(self, checkpoint, tmp_path, monkeypatch):
+        result = prune(str(checkpoint), **FAST)
+        result.save(tmp_path / "out")
+        first = files(tmp_path / "out")
+        rename = Path.rename
+
+        def interrupted(path, target):
+            if path.name.endswith(".partial"):
+                raise Stopped(15)
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", interrupted)
+        with pytest.raises(Stopped):
+            result.save(tmp_path / "out", overwrite=True)
+        assert files(tmp_path / "out") == first
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out"]
+
+    def test_a_model_with_another_attention_reads_back_too(self, tmp_path):
+        model = tiny.make_model("llama", attention="eager").to(torch.bfloat16)
+        prune(model, tokenizer=tiny.make_tokenizer(), **FAST).save(tmp_path / "out")
+
+    def test_the_manifest_names_the_threads_that_were_used(self, checkpoint, tmp_path):
+        prune(str(checkpoint), threads=1, **FAST).save(tmp_path / "out")
+        assert json.loads((tmp_path / "out/secateur/manifest.json").read_text())["threads"] == 1
+
+    def test_a_broken_card_of_the_original_costs_nothing(self, checkpoint, tmp_path):
+        (checkpoint / "README.md").write_text("---\nlicense: [mit\n---\n")
+        prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        assert (tmp_path / "out/README.source.md").exists()
 
     def test_overwrite_replaces_what_secateur_wrote_and_keeps_it_if_that_fails(self, checkpoint, tmp_path, monkeypatch):
         result = prune(str(checkpoint), **FAST)
@@ -167,7 +218,7 @@ class TestWriting:
         first = files(tmp_path / "out")
         with pytest.raises(InputError, match="OUT must not exist yet"):
             result.save(tmp_path / "out")
-        monkeypatch.setattr(staging, "_settle", lambda folder: (_ for _ in ()).throw(OSError(5, "broken disk")))
+        monkeypatch.setattr(staging, "settle", lambda folder: (_ for _ in ()).throw(OSError(5, "broken disk")))
         with pytest.raises(SecateurError, match="broken disk"):
             result.save(tmp_path / "out", overwrite=True)
         assert files(tmp_path / "out") == first
@@ -212,7 +263,7 @@ class TestReading:
         assert message in str(error.value)
         assert "\n" not in str(error.value)
 
-    @pytest.mark.parametrize("key", ["auto_map", "_attn_implementation", "quantization_config"])
+    @pytest.mark.parametrize("key", ["auto_map", "_attn_implementation", "quantization_config", "configuration_files"])
     def test_config_keys_that_run_or_replace_code(self, checkpoint, key):
         edit_config(checkpoint, **{key: {"AutoModel": "evil.Model"}})
         self.expect_refusal(checkpoint, f"has '{key}'")
@@ -285,6 +336,54 @@ class TestReading:
         edit_config(checkpoint, architectures=["is_torch_available"])
         self.expect_refusal(checkpoint, "is_torch_available")
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"hidden_size": "abc"},
+            {"num_attention_heads": 0},
+            {"num_hidden_layers": None},
+            {"hidden_act": "zork"},
+            {"intermediate_size": -1},
+            {"intermediate_size": 10**15},
+            {"vocab_size": "many"},
+        ],
+    )
+    def test_nonsense_in_config(self, checkpoint, changes):
+        edit_config(checkpoint, **changes)
+        self.expect_refusal(checkpoint, "")
+
+    def test_a_broken_tokenizer(self, checkpoint):
+        for content in ("{", '{"model": {"type": "Nothing"}}', "[]"):
+            (checkpoint / "tokenizer.json").write_text(content)
+            self.expect_refusal(checkpoint, "transformers can't read")
+
+    def test_a_broken_gguf(self, tmp_path):
+        (tmp_path / "m.gguf").write_bytes(b"GGUF")
+        self.expect_refusal(tmp_path / "m.gguf", "transformers can't read")
+
+    def test_several_number_formats_are_mentioned_and_in_memory_refused(self, checkpoint):
+        def change(tensors):
+            for name in tensors:
+                if "norm" not in name:
+                    tensors[name] = tensors[name].bfloat16()
+
+        edit_tensors(checkpoint, change)
+        loaded = load_model(str(checkpoint))
+        assert any("stored as bfloat16, float32" in warning for warning in loaded.warnings)
+        loaded.model.model.norm.float()
+        with pytest.raises(InputError, match="one number format, got bfloat16, float32"):
+            wrap_model(loaded.model)
+
+    def test_a_stale_index_beside_a_single_file_does_not_matter(self, checkpoint):
+        (checkpoint / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+        load_model(str(checkpoint))
+
+    def test_names_that_no_file_system_holds(self):
+        with pytest.raises(InputError, match="can't be a path"):
+            find_source("x/" * 3000)
+        with pytest.raises(InputError, match="can't be a path"):
+            staging.check_target(Path("y" * 5000), source=None, overwrite=False)
+
     def test_an_unsupported_family(self, checkpoint):
         edit_config(checkpoint, model_type="bloom")
         self.expect_refusal(checkpoint, "supported families", UnsupportedModelError)
@@ -350,5 +449,5 @@ class TestPlans:
         path.write_text("{}")
         with pytest.raises(InputError, match="can't be read"):
             load_plan(tmp_path)
-        with pytest.raises(InputError, match="can't be read"):
+        with pytest.raises(InputError, match="there is no plan in"):
             load_plan(tmp_path / "nowhere")

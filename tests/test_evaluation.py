@@ -73,8 +73,16 @@ def test_pooling_follows_the_checkpoint(tmp_path):
     folder = tiny.save_checkpoint(tmp_path / "m", "bert-model")
     mean = embed(load_model(str(folder)), ["one two three"])
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
-    assert not torch.allclose(embed(load_model(str(folder)), ["one two three"]), mean)
+    pooling = folder / "1_Pooling/config.json"
+    for content in ('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}', '{"pooling_mode": "cls"}'):
+        pooling.write_text(content)
+        assert not torch.allclose(embed(load_model(str(folder)), ["one two three"]), mean)
+    for content in ('{"pooling_mode_mean_tokens": true}', '{"pooling_mode": "mean"}'):
+        pooling.write_text(content)
+        assert torch.allclose(embed(load_model(str(folder)), ["one two three"]), mean)
+    pooling.write_text('{"pooling_mode": "max"}')
+    with pytest.raises(InputError, match="asks for max"):
+        embed(load_model(str(folder)), ["one two three"])
 
 
 def test_stsb_is_the_spearman_correlation_of_cosines(tmp_path):

@@ -110,8 +110,10 @@ class TestPrune:
             ({"layers": "a"}, "layers must look like"),
             ({"round_to": 0}, "round_to must be a whole number of at least 1, got 0"),
             ({"sampling": "some"}, "sampling must be 'cls', 'tokens' or 'mean', got 'some'"),
-            ({"kernel_width": "wide"}, "kernel_width must be a number above 0, scott-scaled"),
-            ({"kernel_width": -1}, "width must be finite and above 0"),
+            ({"kernel_width": "wide"}, "kernel_width must be a number in (0, 16], scott-scaled"),
+            ({"kernel_width": -1}, "kernel_width must be a number in (0, 16]"),
+            ({"alpha": float("inf")}, "alpha must be a number above 0"),
+            ({"layers": [0, 1]}, "layers must be text such as 2-28"),
             ({"dtype": "bfloat16"}, "convert a model in memory yourself"),
             ({"method": "medoids", "information": False}, "chooses by information alone"),
         ],
@@ -121,6 +123,15 @@ class TestPrune:
             prune(**settings)
         assert message in str(error.value)
         assert "\n" not in str(error.value)
+
+    def test_rounding_that_undoes_the_request_is_warned_of(self):
+        assert any("was rounded to 24" in warning for warning in prune(round_to=24).warnings)
+        assert not any("was rounded" in warning for warning in prune().warnings)
+
+    @pytest.mark.parametrize("case", ["bert", "gpt2", "llama"])
+    def test_refit_error_falls_with_and_without_a_bias(self, case):
+        for layer in prune(case).plan.layers:
+            assert layer.figures["relative_error_refit"] < layer.figures["relative_error_cut"]
 
     def test_a_model_in_training_mode_or_no_model_is_refused(self):
         with pytest.raises(InputError, match="evaluation mode"):
@@ -215,7 +226,7 @@ def test_plain_importance_does_not_see_duplicates():
     assert both > 0
 
 
-def test_dependence_on_the_head_is_nil_but_decoders_of_language_models_are_measured_whole():
+def test_both_stacks_of_an_encoder_decoder_are_measured():
     loaded = wrap_model(tiny.make_model("t5"), tiny.make_tokenizer())
     context = open_context(loaded, None, Recipe(**FAST))
     assert len(context.statistics) == 2 * tiny.LAYERS
@@ -229,5 +240,5 @@ def test_one_measurement_serves_several_recipes():
     assert other.statistics is context.statistics
     assert other.information(0) is not context.information(0)
     assert context.under(recipe.model_copy(update={"ridge": 1.0})).information(0) is context.information(0)
-    with pytest.raises(AssertionError, match="seed"):
+    with pytest.raises(InputError, match="need new measurements: seed"):
         context.under(recipe.model_copy(update={"seed": 1}))

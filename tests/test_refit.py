@@ -68,6 +68,16 @@ def test_relative_error_is_that_of_the_outputs_and_falls_with_the_refit():
     whole = (z @ w).square().sum()
     cut = float((z @ w - z[:, KEPT] @ w[KEPT]).square().sum() / whole)
     refit = float((z @ w - z[:, KEPT] @ update.weight.double()).square().sum() / whole)
-    assert abs(relative_output_error(moments, w, KEPT) - cut) < 1e-9
-    assert abs(relative_output_error(moments, w, KEPT, update.weight) - refit) < 1e-6
+    mean = z.mean(dim=0)
+    assert abs(relative_output_error(moments, w, KEPT, mean=mean) - cut) < 1e-9
+    assert abs(relative_output_error(moments, w, KEPT, update, mean=mean) - refit) < 1e-6
     assert refit < cut
+
+
+def test_relative_error_with_a_bias_counts_what_the_bias_makes_up_for():
+    z, w = layer(offset=2.0)
+    moments, mean, bias = z.T @ z / len(z), z.mean(dim=0), torch.ones(5, dtype=torch.float64)
+    update = refit_down(moments, w, KEPT, ridge=0.1, mean=mean, bias=bias)
+    new = z[:, KEPT] @ update.weight.double() + update.bias.double()
+    wanted = float((z @ w + bias - new).square().sum() / (z @ w).square().sum())
+    assert abs(relative_output_error(moments, w, KEPT, update, mean=mean) - wanted) < 1e-6

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+import secateur
 import tiny
 from secateur.calibration import prepare_calibration, take_tokens
 from secateur.errors import InputError
@@ -45,6 +46,16 @@ def test_an_endless_line_comes_in_pieces_and_characters_across_them_survive(tmp_
     pieces = list(source)
     assert len(pieces) == 2
     assert "".join(pieces) == "a" + text
+
+
+def test_rows_may_be_longer_than_what_is_read_at_a_time(tmp_path):
+    row = "word " * (READ_LIMIT // 4)
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": row}) + "\n" + json.dumps({"text": "b"}))
+    assert list(open_texts(path)) == [row, "b"]
+
+
+def test_lines_that_end_in_a_bare_return_are_lines(tmp_path):
+    assert list(open_texts(write(tmp_path / "a.txt", b"a\rb\r\nc"))) == ["a\n", "b\n", "c"]
 
 
 def test_rows_come_from_named_columns(tmp_path):
@@ -130,6 +141,17 @@ def test_encoders_read_rows_up_to_the_budget_sorted_by_length():
     assert lengths == sorted(lengths)
 
 
+def test_the_smallest_budget_is_enough_for_whole_rows():
+    assert 200 < prepare(SENTENCES, case="bert", calibration_tokens=256).summary.tokens <= 256
+
+
+def test_batches_from_python_may_leave_out_masks_and_decoder_inputs():
+    ids = torch.randint(3, 300, (4, 24))
+    for case in ("opt", "t5", "llama"):
+        result = secateur.prune(tiny.make_model(case), calibration=[{"input_ids": ids}], keep=0.5, round_to=1)
+        assert result.calibration.tokens == 96
+
+
 def test_the_decoder_of_t5_reads_the_same_text_shifted_right():
     batch = prepare(SENTENCES, case="t5", calibration_tokens=600).batches[0]
     assert torch.equal(batch["decoder_input_ids"][:, 1:], batch["input_ids"][:, :-1])
@@ -148,9 +170,13 @@ def test_wrong_calibration_from_python_is_named():
         prepare(["a", 1])
     with pytest.raises(InputError, match="batch 0 must be a mapping"):
         prepare([5])
+    with pytest.raises(InputError, match="batch 0 is empty"):
+        prepare([{}])
+    with pytest.raises(InputError, match="can't be a path"):
+        prepare("a long text " * 500)
     with pytest.raises(InputError, match="reads no text"):
         prepare(SENTENCES, case="vit")
-    with pytest.raises(InputError, match="max_length must be at most 160"):
+    with pytest.raises(InputError, match="must have at most 160 tokens"):
         prepare(SENTENCES, max_length=1000)
 
 

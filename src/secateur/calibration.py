@@ -14,6 +14,7 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.models.families import Family
 from secateur.models.loading import LoadedModel
+from secateur.models.sizes import DEFAULT_SEQUENCE_LENGTH
 from secateur.recipe import Recipe
 from secateur.results import CalibrationSummary
 from secateur.texts import TextSource, open_texts
@@ -23,7 +24,6 @@ CalibrationInput = str | Path | Sequence[str] | Iterable[Batch] | None
 BLOCK_CHARACTERS = 1 << 16
 """Characters of running text that are tokenised at once."""
 MIN_TOKENS = 256
-DEFAULT_LENGTH = {"decoder": 512, "encoder": 128, "encoder-decoder": 128, "vision": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
     if where is not None and not isinstance(where, str | Path):
         entries: list[Any] = list(where)
         if entries and not isinstance(entries[0], str):
-            return _from_batches(entries)
+            return _from_batches(entries, loaded)
         where = entries
     if loaded.family.kind == "vision":
         raise InputError(f"{loaded.family.name} reads no text; give calibration as batches of inputs, from Python")
@@ -58,7 +58,7 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
     else:
         rows = sorted(_take_rows(texts, loaded.tokenizer, recipe.calibration_tokens, length), key=len)
     tokens = sum(map(len, rows))
-    if tokens < MIN_TOKENS:
+    if tokens < MIN_TOKENS and (texts.is_finished or not rows):  # else whole rows just miss the budget
         raise InputError(f"calibration needs at least {MIN_TOKENS} tokens, got {tokens} from {texts.name}")
     summary = CalibrationSummary(texts.name, len(rows), tokens, texts.unread, _hash_rows(rows))
     return Calibration(tuple(_make_batches(rows, loaded, recipe.batch_size)), summary)
@@ -81,14 +81,14 @@ def find_length(loaded: LoadedModel, wanted: int | None) -> int:
     """Tokens in a window or row: as wanted, else by kind; never more than the model has positions for."""
     limit = _position_limit(loaded.family, loaded.model.config, loaded.tokenizer)
     if wanted is not None and wanted > limit:
-        raise InputError(f"max_length must be at most {limit}, the positions this model has, got {wanted}")
-    return wanted or min(limit, DEFAULT_LENGTH[loaded.family.kind])
+        raise InputError(f"windows and rows must have at most {limit} tokens, the model's positions, got {wanted}")
+    return wanted or min(limit, DEFAULT_SEQUENCE_LENGTH[loaded.family.kind])
 
 
 def require_tokenizer(tokenizer: Any | None) -> Any:
     """The tokenizer, or an error that says what to give."""
     if tokenizer is None:
-        raise InputError("the model has no tokenizer; give one (tokenizer=...) or calibration as batches of inputs")
+        raise InputError("the model has no tokenizer; from Python, give tokenizer=... or calibration as batches")
     return tokenizer
 
 
@@ -150,15 +150,17 @@ def add_decoder_input(batch: Batch, model: Any) -> Batch:
         return batch
     start = model.config.decoder_start_token_id or 0
     ids = batch["input_ids"]
+    mask = batch.get("attention_mask", torch.ones_like(ids))
     return {
         **batch,
         "decoder_input_ids": torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1),
-        "decoder_attention_mask": batch["attention_mask"],  # as many tokens as the row has: the last one is dropped
+        "decoder_attention_mask": mask,  # as many tokens as the row has: the last one is dropped
     }
 
 
-def _from_batches(given: Sequence[Any]) -> Calibration:
+def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
     digest, rows, tokens = hashlib.sha256(), 0, 0
+    batches: list[Batch] = []
     for number, batch in enumerate(given):
         if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
             raise InputError(f"calibration batch {number} must be a mapping of names to tensors")
@@ -166,12 +168,16 @@ def _from_batches(given: Sequence[Any]) -> Calibration:
             digest.update(
                 name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
+        if not batch:
+            raise InputError(f"calibration batch {number} is empty")
         first = next(iter(batch.values()))
         rows += len(first)
         mask = batch.get("attention_mask", batch.get("input_ids"))
         tokens += 0 if mask is None else int((mask != 0).sum()) if "attention_mask" in batch else mask.numel()
+        needs_decoder = loaded.family.kind == "encoder-decoder" and "decoder_input_ids" not in batch
+        batches.append(add_decoder_input(batch, loaded.model) if needs_decoder else batch)
     summary = CalibrationSummary(f"{len(given)} batches", rows, tokens, "nothing", digest.hexdigest())
-    return Calibration(tuple(given), summary)
+    return Calibration(tuple(batches), summary)
 
 
 def _position_limit(family: Family, config: Any, tokenizer: Any | None) -> int:

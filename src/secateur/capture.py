@@ -118,7 +118,7 @@ def capture(
         progress: told after each batch.
 
     Raises:
-        InputError: an activation is not finite.
+        InputError: an activation is not finite, or the model can't run a batch.
 
     Cost:
         One forward pass, and n K^2 multiply-adds a layer for the second moments. Memory does not grow with the text.
@@ -129,7 +129,11 @@ def capture(
     for number, batch in enumerate(batches):
         inputs = {name: value.to(device) for name, value in batch.items()}
         with torch.inference_mode(), _watched(feedforwards, fitters, inputs, sampling):
-            body(**inputs, **_without_cache(model))
+            try:
+                body(**inputs, **_without_cache(model))
+            except (ValueError, LookupError, TypeError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise InputError(f"the model can't run calibration batch {number}: {reason}") from error
         progress("measuring activations", number + 1, len(batches))
     statistics = tuple(fitter.finish() for fitter in fitters)
     for ffn, layer in zip(feedforwards, statistics, strict=True):
@@ -152,6 +156,9 @@ def _watched(
     def hook_for(place: int) -> Any:
         name = "decoder_attention_mask" if feedforwards[place].stack == "decoder" else "attention_mask"
         mask = inputs.get(name)
+        ids = inputs.get(name.replace("attention_mask", "input_ids"))
+        if mask is None and ids is not None:
+            mask = torch.ones_like(ids)
 
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             fired[place] += 1

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from secateur.calibration import take_tokens
-from secateur.errors import InputError
+from secateur.checkpoint.staging import check_target
 from secateur.evaluation.perplexity import evaluate_perplexity
 from secateur.evaluation.speed import measure_latency
 from secateur.models.loading import LoadedModel, load_model, quiet_transformers
-from secateur.models.safety import weight_bytes
-from secateur.models.source import DEMO_MODELS
+from secateur.models.safety import bytes_on_disk, weight_bytes
+from secateur.models.source import find_source
 from secateur.pipeline import PruneResult, carry_out, finish, make_plan, open_context
-from secateur.recipe import make_recipe
+from secateur.recipe import Recipe, make_recipe
 from secateur.results import ModelSize, Progress
 from secateur.scoring import default_test_text, example_batch
 
@@ -71,36 +71,41 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(out: Path, progress: Progress, *, model: str = MODEL, test_tokens: int = TEST_TOKENS) -> DemoResult:
+def run_demo(
+    out: Path,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    recipe: Recipe | None = None,
+    test_tokens: int = TEST_TOKENS,
+) -> DemoResult:
     """Prune a demo language model to 80 % width, write it to `out`, and measure it beside the original.
 
-    Activations and information are measured once and serve both choices, with and without information. An `out` that
-    Secateur wrote before is replaced.
+    Activations and information are measured once and serve both choices, with and without information.
     """
     start = time.perf_counter()
-    recipe = make_recipe({"keep": KEEP})
+    recipe = recipe or make_recipe({"keep": KEEP})
+    source = find_source(MODEL)
+    check_target(out, source=source.original_folder, overwrite=overwrite)
     progress("reading the model", 0, 1)
-    loaded = load_model(model)
+    loaded = load_model(MODEL)
     progress("reading the model", 1, 1)
-    source = loaded.source
-    if model not in DEMO_MODELS or source is None or not source.gguf_file:
-        raise InputError(f"the demo takes a GGUF language model, got {model}")
     context = open_context(loaded, None, recipe, progress)
     ids = take_tokens(default_test_text(), loaded.tokenizer, test_tokens)
 
     result = finish(context, make_plan(context))
-    result.save(out, overwrite=True, progress=progress)
+    result.save(out, overwrite=overwrite, progress=progress)
     uninformed = context.under(recipe.model_copy(update={"information": False}))
     plain = carry_out(make_plan(uninformed), loaded, in_place=False)
     plain_score = evaluate_perplexity(plain, ids, progress=progress)
     before, after = _measure_both(result, weight_bytes(out), ids, progress)
     return DemoResult(
         name=loaded.name,
-        keep=KEEP,
+        keep=recipe.keep,
         before=before,
         after=after,
         plain_importance_perplexity=plain_score.perplexity,
-        gguf_bytes=(source.folder / source.gguf_file).stat().st_size,
+        gguf_bytes=bytes_on_disk(source),
         test_tokens=len(ids),
         seconds=time.perf_counter() - start,
     )

@@ -26,11 +26,14 @@ class VerificationError(SecateurError):
     """A written checkpoint does not give back the model in memory."""
 
 
-class StoppedError(SecateurError):
-    """The process was asked to stop by a signal; the exit code is 128 + its number, as shells have it."""
+class Stopped(BaseException):
+    """The process was asked to stop by a signal; the exit code is 128 + its number, as shells have it.
+
+    Like KeyboardInterrupt it is no Exception, so that no library takes it for a fault of its own.
+    """
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__("stopped before anything was written at OUT")
+        super().__init__(f"stopped by signal {signal_number}")
         self.exit_code = 128 + signal_number
 
 

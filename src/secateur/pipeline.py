@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from secateur.calibration import Batch, CalibrationInput, prepare_calibration
+from secateur.checkpoint.staging import MANIFEST_NAME
 from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
 from secateur.errors import InputError
 from secateur.information import use_threads
@@ -32,6 +33,8 @@ from secateur.texts import open_texts
 
 ROUND_TO = {"decoder": 64, "encoder": 8, "encoder-decoder": 8, "vision": 8}
 """Default multiple that widths are rounded to, by kind."""
+ROUNDING_REMARK = 0.03
+"""Rounding that changes the kept fraction by more than this is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ class PruneResult:
     """The settings."""
     example: Batch = field(repr=False)
     """A batch that the written checkpoint is verified on."""
+    threads: int
+    """CPU threads that it was made with."""
+    is_from_recipe: bool
+    """Whether the recipe alone says what was read (rather than texts or batches given from Python)."""
 
     @property
     def relative_ffn_flops(self) -> float:
@@ -77,12 +84,19 @@ class PruneResult:
             SecateurError: writing failed; nothing is left at `out`.
         """
         progress("writing and verifying", 0, 1)
-        command = describe_command(self.loaded.name, Path(out).name, self.recipe)
+        command = self._describe_making(Path(out).name)
         record = CheckpointRecord(
             self.plan, self.before, self.after, self.calibration, self._manifest(command), command
         )
         write_checkpoint(replace(self.loaded, model=self.model), record, self.example, Path(out), overwrite=overwrite)
         progress("writing and verifying", 1, 1)
+
+    def _describe_making(self, out: str) -> str:
+        """The command that does it again; from Python, only the call can be named."""
+        source = self.loaded.source
+        if source is None or not self.is_from_recipe:
+            return f"secateur.prune(...) from Python, with the settings in secateur/{MANIFEST_NAME}"
+        return describe_command(source.asked, out, self.recipe)
 
     def _manifest(self, command: str) -> dict[str, Any]:
         return {
@@ -96,7 +110,7 @@ class PruneResult:
                 "tokens": self.calibration.tokens,
                 "token_ids_sha256": self.calibration.sha256,
             },
-            "threads": torch.get_num_threads(),
+            "threads": self.threads,
             "versions": find_versions(),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "warnings": list(self.warnings),
@@ -131,7 +145,7 @@ def prune(
     recipe = recipe or make_recipe(settings)
     if isinstance(calibration, str | Path):
         recipe = recipe.model_copy(update={"calibration": str(calibration)})
-    find_method(recipe.method)
+    find_method(recipe.method).check(recipe)
     if recipe.calibration is not None:
         open_texts(recipe.calibration, recipe.text_column)  # a wrong path is told before the model is read
     clock = Clock()
@@ -144,11 +158,22 @@ def prune(
         with clock.phase("measuring activations"):
             _ = context.statistics
         plan = make_plan(context, clock)
-        return finish(context, plan, clock, in_place=not isinstance(model, nn.Module))
+        return finish(
+            context,
+            plan,
+            clock,
+            in_place=not isinstance(model, nn.Module),
+            is_from_recipe=calibration is None or isinstance(calibration, str | Path),
+        )
 
 
 def finish(
-    context: PruningContext, plan: PruningPlan, clock: Clock | None = None, *, in_place: bool = False
+    context: PruningContext,
+    plan: PruningPlan,
+    clock: Clock | None = None,
+    *,
+    in_place: bool = False,
+    is_from_recipe: bool = True,
 ) -> PruneResult:
     """Carry out a plan and gather the result."""
     clock, loaded = clock or Clock(), context.loaded
@@ -167,6 +192,8 @@ def finish(
         loaded=loaded,
         recipe=context.recipe,
         example=context.calibration.batches[0],
+        threads=torch.get_num_threads(),
+        is_from_recipe=is_from_recipe,
     )
 
 
@@ -235,6 +262,11 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
             f"{tokens:,} calibration tokens are few for a refit of {ffns[0].width} neurons; "
             f"{16 * ffns[0].width:,} or more are better"
         )
+    if abs(context.width - context.recipe.keep * ffns[0].width) > ROUNDING_REMARK * ffns[0].width:
+        found.append(
+            f"keep {context.recipe.keep:g} of {ffns[0].width} neurons was rounded to {context.width}; "
+            "--round-to 1 keeps as many as asked"
+        )
     everything = find_feedforwards(context.loaded.model, context.loaded.family)
     if len(ffns) < len(everything):
         found.append(
@@ -298,6 +330,7 @@ class Clock:
 def _load(model: str | Path | nn.Module, tokenizer: Any | None, recipe: Recipe) -> LoadedModel:
     if isinstance(model, str | Path):
         return load_model(str(model), dtype=recipe.dtype, device=recipe.device, revision=recipe.revision)
+    loaded = wrap_model(model, tokenizer)
     if recipe.dtype is not None:
         raise InputError("dtype is for models given by name; convert a model in memory yourself")
     own_device = next(model.parameters()).device
@@ -305,7 +338,7 @@ def _load(model: str | Path | nn.Module, tokenizer: Any | None, recipe: Recipe) 
         raise InputError(f"the model lies on {own_device}, not on {recipe.device}; move it yourself")
     if model.training:
         raise InputError("the model must be in evaluation mode; call model.eval() first")
-    return wrap_model(model, tokenizer)
+    return loaded
 
 
 def _refit(context: PruningContext, place: int, layer: LayerPlan) -> LayerPlan:
@@ -318,7 +351,7 @@ def _refit(context: PruningContext, place: int, layer: LayerPlan) -> LayerPlan:
     context.progress("refitting", place + 1, len(context.feedforwards))
     figures = {
         **layer.figures,
-        "relative_error_cut": relative_output_error(moments, columns, layer.kept),
-        "relative_error_refit": relative_output_error(moments, columns, layer.kept, update.weight),
+        "relative_error_cut": relative_output_error(moments, columns, layer.kept, mean=statistics.mean),
+        "relative_error_refit": relative_output_error(moments, columns, layer.kept, update, mean=statistics.mean),
     }
     return replace(layer, update=update, figures=figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,7 +29,7 @@ class Recipe(BaseModel):
     """Make up for removed neurons by a closed-form change of the down projection."""
     information: bool = True
     """Let mutual information take part in the choice; without it plain importance decides."""
-    layers: str | None = None
+    layers: str | None = _bounded(None, "text such as 2-28 or 0,3,5-7")
     """Only these feed-forward networks, numbered from 0, for instance 2-28 or 0,3,5-7 (default: all)."""
     round_to: int | None = _bounded(None, "a whole number of at least 1", ge=1)
     """Round the width to the nearest multiple of this (default: 64 for decoders, 8 for encoders)."""
@@ -47,15 +47,15 @@ class Recipe(BaseModel):
     """Activation rows a layer that are kept for the information between neurons."""
     sampling: Literal["cls", "tokens", "mean"] | None = None
     """Activation rows to sample: a row's first token, any token, or a row's mean (default: cls for classifiers)."""
-    alpha: float = _bounded(2.0, "above 0", gt=0)
+    alpha: float = _bounded(2.0, "a number above 0", gt=0, allow_inf_nan=False)
     """Order of the Renyi entropy; 2 is much the fastest."""
     kernel_rows: int = _bounded(256, "a whole number of at least 8", ge=8)
     """Activation rows in the kernel that information is measured with, at most `samples`."""
-    kernel_width: float | Literal["scott-scaled", "scott", "scott-layer"] = _bounded(
-        0.25, "a number above 0, scott-scaled, scott or scott-layer"
+    kernel_width: Annotated[float, Field(gt=0, le=16)] | Literal["scott-scaled", "scott", "scott-layer"] = _bounded(
+        0.25, "a number in (0, 16], scott-scaled, scott or scott-layer"
     )
     """Kernel widths: a number r = sigma / std for all neurons, or the rule by which each finds its own."""
-    ridge: float = _bounded(0.1, "above 0", gt=0)
+    ridge: float = _bounded(0.1, "a number above 0", gt=0, allow_inf_nan=False)
     """How strongly the refit holds on to the original weights, in units of the mean second moment."""
     seed: int = _bounded(0, "a whole number of at least 0", ge=0)
     """Seed of every random draw."""

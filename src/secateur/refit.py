@@ -57,12 +57,26 @@ def refit_down(
 
 
 def relative_output_error(
-    second_moments: Tensor, columns: Tensor, kept: NDArray[np.int64], new_columns: Tensor | None = None
+    second_moments: Tensor, columns: Tensor, kept: NDArray[np.int64], update: Update | None = None, *, mean: Tensor
 ) -> float:
-    """E|z W - z_P V|^2 / E|z W|^2 without biases: what a cut costs the layer's output. V = W_P if none is given."""
+    """E|z W - z_P V - c|^2 / E|z W|^2: what a cut costs the layer's output, in [0, inf).
+
+    V is W_P and c is 0 without an update; a bias in the update is the one that leaves no mean error, as `refit_down`
+    makes it, so that the error is then taken about the mean.
+
+    Args:
+        second_moments: (K, K) float64, E[z z^T].
+        columns: (K, H) float, the down projection before the cut.
+        kept: (width,) sorted indices.
+        update: of the down projection.
+        mean: (K,) float64, E[z].
+    """
     weight = columns.double()
     stay = torch.from_numpy(kept)
     lost = weight.clone()
-    lost[stay] = 0 if new_columns is None else weight[stay] - new_columns.double()
+    lost[stay] = 0 if update is None else weight[stay] - update.weight.double()
     whole = (weight * (second_moments @ weight)).sum()
-    return float((lost * (second_moments @ lost)).sum() / whole) if whole > 0 else 0.0
+    error = (lost * (second_moments @ lost)).sum()
+    if update is not None and update.bias is not None:
+        error = error - (mean @ lost).square().sum()
+    return float(error / whole) if whole > 0 else 0.0

@@ -15,7 +15,7 @@ from secateur.evaluation.embeddings import embed, score_stsb
 from secateur.evaluation.perplexity import Gap, PerplexityScore, compare_losses, evaluate_perplexity
 from secateur.evaluation.speed import Latency, measure_latency
 from secateur.models.loading import LoadedModel
-from secateur.models.safety import weight_bytes
+from secateur.models.safety import bytes_on_disk
 from secateur.models.sizes import measure_size
 from secateur.results import ModelSize, Progress, no_progress
 from secateur.texts import TextSource, default_passages, open_texts
@@ -61,12 +61,7 @@ def profile(loaded: LoadedModel) -> Profile:
     """Size, bytes on disk and latency of one sequence of the stated length (512 tokens for decoders, else 128)."""
     size = measure_size(loaded.model, loaded.family)
     (latency,) = measure_latency([loaded.model], example_batch(loaded, size.sequence_length))
-    source = loaded.source
-    on_disk = None
-    if source is not None:
-        file = source.folder / source.gguf_file if source.gguf_file else None
-        on_disk = file.stat().st_size if file else weight_bytes(source.folder)
-    return Profile(size, on_disk, latency)
+    return Profile(size, bytes_on_disk(loaded.source) if loaded.source else None, latency)
 
 
 def example_batch(loaded: LoadedModel, length: int) -> Batch:
@@ -106,7 +101,7 @@ def score_text(
             raise InputError(f"{type(model.model).__name__} has no perplexity; {how_to_score(model)}")
     source = open_texts(text) if text is not None else default_test_text()
     ids = take_tokens(source, loaded.tokenizer, tokens)
-    width = find_length(loaded, window)
+    width = min(find_length(model, window) for model in (loaded, against) if model is not None)
     start = time.perf_counter()
     mine = evaluate_perplexity(loaded.model, ids, window=width, stride=stride, progress=progress)
     seconds = time.perf_counter() - start

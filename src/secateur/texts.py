@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from secateur.errors import InputError
+from secateur.models.source import as_path
 
 READ_LIMIT = 1 << 20
 """Bytes taken at a time, so that one endless line does not fill the memory."""
+LINE_LIMIT = 64 << 20
+"""Bytes in a row of a .jsonl, .tsv or .csv file at most."""
 COLUMN_FORMATS = (".jsonl", ".tsv", ".csv")
 MIN_PASSAGE_CHARACTERS = 200
 
@@ -44,6 +47,11 @@ class TextSource:
             self.read_texts += 1
             yield text
         self._finished = True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of it was read."""
+        return self._finished
 
     @property
     def unread(self) -> str:
@@ -98,29 +106,35 @@ def _open_file(where: str, column: str | None) -> TextSource:
         source = TextSource("standard input", iter(()), is_running=True)
         source.texts = _lines(source, None)
         return source
-    path = Path(where).expanduser()
+    path = as_path(where)
     if not path.is_file():
-        raise InputError(f"the text {where} must be a file, got {'a folder' if path.is_dir() else 'nothing there'}")
+        raise InputError(f"the text '{where}' must be a file, got {'a folder' if path.is_dir() else 'nothing there'}")
     suffix = path.suffix.lower()
     if suffix not in (".txt", *COLUMN_FORMATS):
         raise InputError(f"the text {where} must end in .txt, .jsonl, .tsv or .csv, got '{path.suffix}'")
     if column is not None and suffix == ".txt":
         raise InputError(f"a text column was named, but {where} has no columns")
     source = TextSource(path.name, iter(()), is_running=suffix == ".txt", total_bytes=path.stat().st_size)
-    lines = _lines(source, path)
     if suffix == ".txt":
-        source.texts = lines
-    elif suffix == ".jsonl":
+        source.texts = _lines(source, path)
+        return source
+    lines = _whole_lines(source.name, _lines(source, path))
+    if suffix == ".jsonl":
         source.texts = _json_rows(source.name, lines, column or "text")
     else:
         source.texts = _table_rows(source.name, lines, column, is_tsv=suffix == ".tsv")
     return source
 
 
+def read_header(path: Path) -> list[str]:
+    """The column names in the first row of a tab-separated file."""
+    return next(_lines(TextSource(path.name, iter(()), is_running=True), path), "").rstrip("\n").split("\t")
+
+
 def _lines(source: TextSource, path: Path | None) -> Iterator[str]:
     """Lines that end in a bare line feed; a line beyond READ_LIMIT comes in pieces."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    number, held_return = 1, False
+    number, is_first, held_return = 1, True, False
     with _opened(path) as file:
         while piece := file.readline(READ_LIMIT):
             source.read_bytes += len(piece)
@@ -130,15 +144,27 @@ def _lines(source: TextSource, path: Path | None) -> Iterator[str]:
                 raise InputError(f"{source.name} is not UTF-8 at line {number}: {error.reason}") from None
             if "\0" in text:
                 raise InputError(f"{source.name} has a NUL character at line {number}; is it a text file?")
-            if number == 1:
-                text = text.removeprefix("\ufeff")
-            text = ("\r" if held_return else "") + text
-            held_return = text.endswith("\r")
+            text = ("\r" if held_return else "") + (text.removeprefix("\ufeff") if is_first else text)
+            held_return, is_first = text.endswith("\r"), False
             text = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
             number += piece.endswith(b"\n")
-            yield text
+            yield from re.findall(r"[^\n]*\n|[^\n]+", text)
     if decoder.getstate()[0]:
         raise InputError(f"{source.name} is not UTF-8 at line {number}: it ends inside a character")
+
+
+def _whole_lines(name: str, pieces: Iterable[str]) -> Iterator[str]:
+    """Lines put together again from their pieces."""
+    held: list[str] = []
+    for number, piece in enumerate(pieces, start=1):
+        held.append(piece)
+        if len(held) > LINE_LIMIT // READ_LIMIT:
+            raise InputError(f"{name} has a row of more than {LINE_LIMIT:,} bytes near line {number}")
+        if piece.endswith("\n"):
+            yield "".join(held)
+            held = []
+    if held:
+        yield "".join(held)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from secateur.results import CalibrationSummary, ModelSize, PruningPlan
@@ -17,6 +18,7 @@ def write_card(
     folder: Path,
     *,
     base_model: str,
+    is_published: bool,
     plan: PruningPlan,
     before: ModelSize,
     after: ModelSize,
@@ -26,7 +28,7 @@ def write_card(
 ) -> None:
     """Write README.md: what was pruned, how, and what it measures. The licence of the original's card carries over."""
     data = ModelCardData(
-        base_model=base_model,
+        base_model=base_model if is_published else None,
         license=_find_license(original),
         library_name="transformers",
         tags=["secateur", "pruning"],
@@ -37,6 +39,7 @@ def write_card(
         ("multiply-adds, scope ffn", f"{before.ffn_multiply_adds:,}", f"{after.ffn_multiply_adds:,}"),
         ("multiply-adds, scope model", f"{before.model_multiply_adds:,}", f"{after.model_multiply_adds:,}"),
     ]
+    origin = f"[{base_model}](https://huggingface.co/{base_model})" if is_published else base_model
     refit = "refitted in closed form" if any(layer.update for layer in plan.layers) else "not refitted"
     text = f"""---
 {data.to_yaml()}
@@ -44,7 +47,7 @@ def write_card(
 
 # {base_model}, pruned
 
-Made from [{base_model}](https://huggingface.co/{base_model}) with Secateur: feed-forward neurons were removed, without
+Made from {origin} with Secateur: feed-forward neurons were removed, without
 labels, gradients or retraining. It loads like any other checkpoint.
 
 - method: `{plan.method}`, {refit}; keep {plan.keep} asked, {plan.kept_fraction:.4f} of the neurons obtained
@@ -73,7 +76,7 @@ def _find_license(original: Path | None) -> str | None:
         return None
     try:
         content = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    except ValueError:
+    except (ValueError, yaml.YAMLError):
         return None
     found = content.data.get("license")
     return found if isinstance(found, str) else None

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from secateur.checkpoint.staging import settle
 from secateur.errors import InputError
 from secateur.results import LayerPlan, PruningPlan, Update
 
@@ -50,6 +51,7 @@ def save_plan(plan: PruningPlan, folder: str | Path) -> None:
         ],
     }
     (where / JSON_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    settle(where)
 
 
 def load_plan(folder: str | Path) -> PruningPlan:
@@ -61,6 +63,8 @@ def load_plan(folder: str | Path) -> PruningPlan:
     where = Path(folder)
     if (where / PLAN_FOLDER / JSON_NAME).is_file():
         where = where / PLAN_FOLDER
+    if not (where / JSON_NAME).is_file():
+        raise InputError(f"there is no plan in {folder} (neither {JSON_NAME} nor {PLAN_FOLDER}/{JSON_NAME})")
     try:
         content = json.loads((where / JSON_NAME).read_text(encoding="utf-8"))
         if content["format"] > FORMAT:

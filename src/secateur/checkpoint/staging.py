@@ -9,15 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secateur.errors import InputError, SecateurError
+from safetensors import SafetensorError
 
-MARKER = "secateur/manifest.json"
+from secateur.errors import InputError, SecateurError
+from secateur.models.source import as_path
+
+MANIFEST_NAME = "manifest.json"
+MARKER = f"secateur/{MANIFEST_NAME}"
 """File that marks a folder as one that Secateur wrote, and so may replace."""
 
 
 def check_target(out: Path, *, source: Path | None, overwrite: bool) -> None:
-    """Raise InputError unless a checkpoint may be written to `out`."""
-    target = out.expanduser().resolve()
+    """Raise InputError unless a checkpoint may be written to `out`; `source` is the folder it is made from, if any."""
+    target = as_path(out).resolve()
     if source is not None and (target == source.resolve() or source.resolve() in target.parents):
         raise InputError(f"OUT must lie outside the model's own folder, got {out}")
     if source is not None and target in source.resolve().parents:
@@ -58,10 +62,11 @@ def staged(out: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
         yield stage
-        _settle(stage)
+        settle(stage)
         _swap(stage, target)
-    except OSError as error:
-        raise SecateurError(f"{out} was not written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SecateurError(f"{out} was not written: {reason}") from error
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
@@ -70,7 +75,7 @@ def staged(out: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Give files the modes that the user's umask asks for (safetensors makes them 0600), and flush them to disk."""
     umask = os.umask(0)
     os.umask(umask)
@@ -92,8 +97,9 @@ def _swap(stage: Path, target: Path) -> None:
     target.rename(aside / "old")
     try:
         stage.rename(target)
-    except OSError:
-        (aside / "old").rename(target)
+    except BaseException:  # a signal too
+        if not target.exists():
+            (aside / "old").rename(target)
         raise
     finally:
         if target.exists():

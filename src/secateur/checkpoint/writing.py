@@ -19,7 +19,7 @@ from secateur.checkpoint.plans import PLAN_FOLDER, save_plan
 from secateur.checkpoint.staging import MARKER, check_target, staged
 from secateur.errors import VerificationError
 from secateur.models.families import configured_width
-from secateur.models.loading import LoadedModel, hash_weights, quiet_transformers
+from secateur.models.loading import LoadedModel, hash_weights, number_format, quiet_transformers
 from secateur.models.safety import shard_limit
 from secateur.results import CalibrationSummary, ModelSize, PruningPlan
 
@@ -77,8 +77,8 @@ def write_checkpoint(
         VerificationError: the folder does not give back the model.
     """
     source = pruned.source
-    original = source.folder if source and not source.gguf_file else None
-    check_target(out, source=source.folder if source else None, overwrite=overwrite)
+    original = source.original_folder if source else None
+    check_target(out, source=original, overwrite=overwrite)
     with staged(out) as folder, quiet_transformers():
         _save_weights(pruned, folder, original)
         write_config(
@@ -86,7 +86,7 @@ def write_checkpoint(
             original=original,
             family=pruned.family,
             width=configured_width(pruned.model.config, pruned.family),
-            dtype=str(next(pruned.model.parameters()).dtype).removeprefix("torch."),
+            dtype=number_format(pruned.model),
         )
         if original is not None:
             copy_other_files(original, folder)
@@ -97,6 +97,7 @@ def write_checkpoint(
         write_card(
             folder,
             base_model=pruned.name,
+            is_published=source is not None and source.is_published,
             plan=record.plan,
             before=record.before,
             after=record.after,
@@ -134,13 +135,21 @@ def verify(folder: Path, model: Any, example: Batch) -> None:
         VerificationError: they differ.
     """
     again, info = type(model).from_pretrained(
-        folder, dtype=next(model.parameters()).dtype, local_files_only=True, output_loading_info=True
+        folder,
+        dtype=next(model.parameters()).dtype,
+        attn_implementation=model.config._attn_implementation,
+        local_files_only=True,
+        output_loading_info=True,
     )
     if info["missing_keys"] or info["mismatched_keys"]:
         raise VerificationError(f"the written checkpoint lacks weights: {sorted(map(str, info['missing_keys']))[:3]}")
     again.to(model.device).eval()
     if hash_weights(again) != hash_weights(model):
         raise VerificationError("the written checkpoint holds other weights than the pruned model")
+    stored = again.state_dict()
+    for name, buffer in model.named_buffers():  # those that no checkpoint stores; the caller may have cast them
+        if name not in stored:
+            again.get_buffer(name).data = buffer
     inputs = {name: value[:VERIFIED_ROWS].to(model.device) for name, value in example.items()}
     inputs = {name: value[:, :VERIFIED_TOKENS] if value.ndim == 2 else value for name, value in inputs.items()}
     with torch.inference_mode():

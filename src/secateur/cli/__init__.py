@@ -7,14 +7,19 @@ import sys
 import traceback
 from typing import Any
 
-from secateur.errors import SecateurError, StoppedError
+from secateur.errors import SecateurError, Stopped
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and leave with the exit code of what happened: 0, 1 failed, 2 the caller's mistake, 130, 143."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+    except Stopped as stopped:
+        sys.stderr.write(f"stopped: {stopped}\n")
+        code = stopped.exit_code
+    sys.exit(code)
 
 
 def run(words: list[str]) -> int:
@@ -29,7 +34,8 @@ def run(words: list[str]) -> int:
     try:
         code = app(words, standalone_mode=False)
     except command_error as error:
-        warn(" ".join(error.format_message().split()), label="error")
+        if error.format_message():  # empty where the help was printed for want of a command
+            warn(" ".join(error.format_message().split()), label="error")
         return int(error.exit_code)
     except SecateurError as error:
         if "--debug" in words:
@@ -40,4 +46,4 @@ def run(words: list[str]) -> int:
 
 
 def _stop(number: int, frame: Any) -> None:
-    raise StoppedError(number)
+    raise Stopped(number)

@@ -36,15 +36,17 @@ def prune_command(
     debug: Debug = False,
 ) -> None:
     """Prune MODEL and write an ordinary, smaller checkpoint to OUT."""
+    from secateur.models.source import find_source
+
+    source = find_source(model, recipe.revision)  # before the heavy imports: a mistyped name is told at once
+
     from secateur import pipeline
     from secateur.checkpoint.staging import check_target
     from secateur.cli.reports import describe_prune, prune_rows
     from secateur.methods import find_method
-    from secateur.models.source import find_source
 
-    find_method(recipe.method)
-    source = find_source(model, recipe.revision)
-    check_target(out, source=source.folder, overwrite=overwrite)
+    find_method(recipe.method).check(recipe)
+    check_target(out, source=source.original_folder, overwrite=overwrite)
     if dry_run:
         _print_dry_run(model, recipe, as_json=as_json)
         return
@@ -136,6 +138,7 @@ def inspect_command(
 def demo_command(
     out: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("out/smollm2-135m-80"),
     *,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if Secateur wrote it.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -144,7 +147,7 @@ def demo_command(
     from secateur.demo import run_demo
 
     with progress_on_stderr() as progress:
-        result = run_demo(out, progress)
+        result = run_demo(out, progress, overwrite=overwrite)
     if as_json:
         print_json(result.as_json())
         return

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.calibration import prepare_calibration
 from secateur.models.families import find_feedforwards
-from secateur.models.loading import LoadedModel
-from secateur.models.safety import weight_bytes
+from secateur.models.loading import LoadedModel, hash_weights, number_format
+from secateur.models.safety import bytes_on_disk, weight_bytes
 from secateur.models.sizes import count_ffn_parameters, measure_size, predict_size
 from secateur.pipeline import PruneResult, find_width
 from secateur.recipe import Recipe, parse_layers
@@ -106,7 +106,7 @@ def describe_profile(loaded: LoadedModel, measured: Profile) -> dict[str, Any]:
     return {
         "model": loaded.name,
         "class": type(loaded.model).__name__,
-        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        "dtype": number_format(loaded.model),
         "size": asdict(measured.size),
         "weight_bytes": measured.weight_bytes,
         "latency": asdict(measured.latency),
@@ -155,15 +155,13 @@ def model_rows(loaded: LoadedModel) -> list[tuple[str, str]]:
 
 def describe_model(loaded: LoadedModel) -> dict[str, Any]:
     """The same for machines."""
-    from secateur.models.loading import hash_weights
-
     size = measure_size(loaded.model, loaded.family)
     ffns = find_feedforwards(loaded.model, loaded.family)
     return {
         "model": loaded.name,
         "family": loaded.family.name,
         "class": type(loaded.model).__name__,
-        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        "dtype": number_format(loaded.model),
         "parameters": size.parameters,
         "prunable_parameter_share": sum(map(count_ffn_parameters, ffns)) / size.parameters,
         "prunable_flops_share": size.ffn_multiply_adds / size.model_multiply_adds,
@@ -237,9 +235,7 @@ def _fraction(after: ModelSize, before: ModelSize, figure: str) -> float:
 def _source_bytes(loaded: LoadedModel) -> str:
     source = loaded.source
     assert source is not None
-    if source.gguf_file:
-        return f"{_megabytes((source.folder / source.gguf_file).stat().st_size)} (GGUF)"
-    return _megabytes(weight_bytes(source.folder))
+    return _megabytes(bytes_on_disk(source)) + (" (GGUF)" if source.gguf_file else "")
 
 
 def _megabytes(count: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor
 from secateur.calibration import find_length, pad_rows, require_tokenizer
 from secateur.errors import InputError
 from secateur.models.loading import LoadedModel
+from secateur.models.safety import read_json
 from secateur.results import Progress, no_progress
-from secateur.texts import open_texts
+from secateur.texts import open_texts, read_header
 
 BATCH_ROWS = 64
 
@@ -25,8 +25,6 @@ def embed(loaded: LoadedModel, texts: Sequence[str], progress: Progress = no_pro
     tokenizer = require_tokenizer(loaded.tokenizer)
     model: Any = loaded.model
     body = model.base_model
-    if loaded.family.kind == "encoder-decoder":
-        body = model.get_encoder()
     pool_first = _pools_first_token(loaded)
     length = find_length(loaded, None)
     rows = [tokenizer(text, truncation=True, max_length=length, verbose=False)["input_ids"] for text in texts]
@@ -61,8 +59,7 @@ def score_stsb(loaded: LoadedModel, data: Path, progress: Progress = no_progress
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise InputError(f"no stsb/validation.tsv in {data}")
-    header = path.open(encoding="utf-8").readline().rstrip("\n").split("\t")
-    score_column = next((name for name in ("label", "score") if name in header), "label")
+    score_column = "score" if "score" in read_header(path) else "label"
     columns = [list(open_texts(path, name)) for name in ("sentence1", "sentence2", score_column)]
     first, second = embed(loaded, columns[0] + columns[1], progress).chunk(2)
     cosines = (first * second).sum(dim=1)
@@ -78,4 +75,10 @@ def _pools_first_token(loaded: LoadedModel) -> bool:
     path = loaded.source.folder / "1_Pooling" / "config.json" if loaded.source else None
     if path is None or not path.is_file():
         return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("pooling_mode_cls_token"))
+    settings = read_json(path)
+    # one "pooling_mode": NAME, or in older files pooling_mode_NAME_token(s): true
+    old = [name.removeprefix("pooling_mode_") for name, is_on in settings.items() if "mode_" in name and is_on is True]
+    modes = old or [str(settings.get("pooling_mode", "mean"))]
+    if len(modes) != 1 or modes[0] not in ("mean", "mean_tokens", "cls", "cls_token"):
+        raise InputError(f"embeddings are pooled by mean or cls here, {path} asks for {' and '.join(modes)}")
+    return modes[0].startswith("cls")

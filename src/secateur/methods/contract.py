@@ -42,6 +42,8 @@ class Method:
     """What it is computed from."""
     sees: frozenset[Sight]
     """Kinds of useless neurons that it can tell from useful ones."""
+    check: Callable[[Recipe], None] = lambda recipe: None
+    """Raises InputError, before anything is measured, where the settings make no sense for it."""
 
 
 @dataclass(eq=False)
@@ -74,7 +76,7 @@ class PruningContext:
             samples=self.recipe.samples,
             sampling=self.sampling,
             seed=self.recipe.seed,
-            with_second_moments=True,
+            with_second_moments=self.recipe.refit,
             progress=self.progress,
         )
         if len(layers[0].samples) < MIN_SAMPLES:
@@ -101,7 +103,7 @@ class PruningContext:
         if key not in self._information:
             rows = self.statistics[place].samples[: recipe.kernel_rows]
             self._information[key] = mutual_information(
-                rows.to(self.down_columns(place).device),
+                rows.to(self.feedforwards[place].device),
                 alpha=recipe.alpha,
                 width=recipe.kernel_width,
                 batch_size=None,
@@ -113,7 +115,8 @@ class PruningContext:
     def under(self, recipe: Recipe) -> PruningContext:
         """The same measurements under a recipe that differs only in how neurons are chosen and made up for."""
         changed = {name for name in Recipe.model_fields if getattr(recipe, name) != getattr(self.recipe, name)}
-        assert changed <= CHOOSING_SETTINGS, changed
+        if not changed <= CHOOSING_SETTINGS or (recipe.refit and not self.recipe.refit):
+            raise InputError(f"these settings need new measurements: {', '.join(sorted(changed))}")
         other = replace(self, recipe=recipe)
         other.__dict__["statistics"] = self.statistics
         return other

@@ -6,18 +6,13 @@ import numpy as np
 
 from secateur.errors import InputError
 from secateur.methods.contract import Method, PruningContext
+from secateur.recipe import Recipe
 from secateur.results import LayerPlan
 from secateur.selection.medoids import normalised_distance, select_medoids
 
 
 def plan_by_medoids(context: PruningContext) -> tuple[LayerPlan, ...]:
-    """Keep the medoids of the neurons under 1 - I(k,l) / min(I(k,k), I(l,l)).
-
-    Raises:
-        InputError: information was switched off, which leaves nothing to choose by.
-    """
-    if not context.recipe.information:
-        raise InputError("method 'medoids' chooses by information alone; use 'redundancy' with --no-information")
+    """Keep the medoids of the neurons under 1 - I(k,l) / min(I(k,k), I(l,l))."""
     return tuple(_plan_layer(context, place) for place in range(len(context.feedforwards)))
 
 
@@ -34,10 +29,17 @@ def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
     return LayerPlan(ffn.path, ffn.width, kept, figures=figures)
 
 
+def check_medoids(recipe: Recipe) -> None:
+    """Raise InputError where information was switched off, which leaves nothing to choose by."""
+    if not recipe.information:
+        raise InputError("method 'medoids' chooses by information alone; use 'redundancy' with --no-information")
+
+
 MEDOIDS = Method(
     name="medoids",
     summary="k-medoids of the neurons under normalised mutual information, importance left out",
     plan=plan_by_medoids,
     needs=frozenset({"activations"}),
     sees=frozenset({"duplicates"}),
+    check=check_medoids,
 )

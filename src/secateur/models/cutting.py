@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from secateur.errors import InputError
 from secateur.models.families import Family, find_family, find_feedforwards
-from secateur.models.loading import hash_weights
+from secateur.models.loading import hash_weights, load_model, wrap_model
 from secateur.results import PruningPlan
 
 
-def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
+def apply(plan: PruningPlan, model: str | Path | nn.Module) -> nn.Module:
     """A pruned copy of a model, byte for byte what the plan's own run produced. The given model is not changed.
+
+    Args:
+        plan: what to cut.
+        model: a transformers model, or a name as `secateur.prune` takes it.
+
+    Returns:
+        A transformers model; `save_pretrained` writes it.
 
     Raises:
         InputError: the model's weights are not those that the plan was made for.
     """
-    found = hash_weights(model)
+    if isinstance(model, str | Path):
+        pruned = load_model(str(model), dtype=plan.settings.get("dtype")).model
+    else:
+        pruned = copy.deepcopy(wrap_model(model).model)
+    found = hash_weights(pruned)
     if found != plan.weights_sha256:
         raise InputError(
             f"the plan was made for weights with SHA-256 {plan.weights_sha256[:12]}..., got {found[:12]}..."
         )
-    pruned = copy.deepcopy(model)
     cut_(pruned, find_family(pruned.config), plan)
     return pruned
 

@@ -215,6 +215,8 @@ def find_feedforwards(model: nn.Module, family: Family) -> list[FeedForward]:
     """
     config: Any = model.config
     passes = 1 if family.sharing_key is None else config.num_hidden_layers // getattr(config, family.sharing_key)
+    if family.sharing_key is not None and config.num_hidden_layers % getattr(config, family.sharing_key):
+        raise UnsupportedModelError(f"num_hidden_layers must be a multiple of {family.sharing_key} in config.json")
     found = []
     for path, module in model.named_modules():
         for location in family.locations:

@@ -56,6 +56,11 @@ class FeedForward:
         return _matrix(self.down).shape[0]
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return _matrix(self.down).device
+
+    @property
     def is_gated(self) -> bool:
         """Whether a gate multiplies the up projection."""
         return self.is_fused or self.gate is not None

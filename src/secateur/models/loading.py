@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from secateur.errors import InputError, UnsupportedModelError
+from secateur.errors import InputError, SecateurError, UnsupportedModelError
 from secateur.models.families import Family, find_family, unsupported
 from secateur.models.safety import check_weights, read_config
 from secateur.models.source import Source, find_source
@@ -71,8 +71,12 @@ def wrap_model(model: nn.Module, tokenizer: Any | None = None) -> LoadedModel:
         raise UnsupportedModelError("the model has adapters; merge them first (merge_and_unload)")
     if getattr(model.config, "quantization_config", None):
         raise UnsupportedModelError("the model's weights are quantised; load it unquantised")
+    family = find_family(model.config)
     check_finite(model)
-    return LoadedModel(model, find_family(model.config), tokenizer, None)
+    formats = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+    if len(formats) > 1 and not getattr(model, "_keep_in_fp32_modules", None):
+        raise InputError(f"the model's weights must have one number format, got {', '.join(formats)}")
+    return LoadedModel(model, family, tokenizer, None)
 
 
 def find_device(device: str) -> torch.device:
@@ -88,9 +92,16 @@ def find_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def number_format(model: nn.Module) -> str:
+    """Name of the number format of a model's weights, say "bfloat16"."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
 def check_finite(model: nn.Module) -> None:
     """Raise InputError where a weight is NaN or infinite."""
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise InputError(f"the weight {name} is not loaded (it lies on torch's meta device)")
         if not bool(torch.isfinite(parameter).all()):
             raise InputError(f"the weight {name} holds NaN or infinite values")
 
@@ -106,7 +117,7 @@ def hash_weights(model: nn.Module) -> str:
 
 def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
     settings = read_config(source.folder)
-    stored = check_weights(source.folder)
+    stored = check_weights(source.folder)  # formats, most bytes first
     config = _as_config(source)
     family = find_family(config)
     model_class = _find_class(settings, source)
@@ -115,40 +126,44 @@ def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
         model_class.from_pretrained,
         source.folder,
         config=config,
-        dtype=getattr(torch, dtype or stored),
+        dtype=getattr(torch, dtype or stored[0]),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are refused below, by name
         local_files_only=True,
         output_loading_info=True,
     )
-    for key, meaning in (
-        ("missing_keys", "has no weights for"),
-        ("mismatched_keys", "has misshaped weights for"),
-    ):
-        if info[key]:
-            names = ", ".join(sorted(str(entry) for entry in info[key])[:3])
-            raise InputError(f"{source.folder} {meaning} {names} (they would be random)")
-    ignored = sorted(info["unexpected_keys"])
-    warnings = (
-        (f"{len(ignored)} stored tensors are not part of {model_class.__name__}: {ignored[0]}",) if ignored else ()
-    )
-    return LoadedModel(model, family, _load_tokenizer(source), source, warnings)
+    _check_complete(info, source)
+    warnings = []
+    if ignored := sorted(info["unexpected_keys"]):
+        warnings.append(f"{len(ignored)} stored tensors are not part of {model_class.__name__}: {ignored[0]}")
+    if len(stored) > 1 and dtype is None:
+        warnings.append(f"the weights are stored as {', '.join(stored)}; all are read and written as {stored[0]}")
+    return LoadedModel(model, family, _load_tokenizer(source), source, tuple(warnings))
 
 
 def _load_gguf(source: Source, dtype: str | None) -> LoadedModel:
     family = find_family(_as_config(source))
-    model = _call(
+    model, info = _call(
         source,
         AutoModelForCausalLM.from_pretrained,
         source.folder,
         gguf_file=source.gguf_file,
         dtype=getattr(torch, dtype or "bfloat16"),
         local_files_only=True,
+        output_loading_info=True,
     )
+    _check_complete(info, source)
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return LoadedModel(model, family, _load_tokenizer(source), source)
+
+
+def _check_complete(info: dict[str, Any], source: Source) -> None:
+    for key, meaning in (("missing_keys", "has no weights for"), ("mismatched_keys", "has misshaped weights for")):
+        if info[key]:
+            names = ", ".join(sorted(str(entry) for entry in info[key])[:3])
+            raise InputError(f"{source.folder} {meaning} {names} (they would be random)")
 
 
 def _as_config(source: Source) -> Any:
@@ -180,11 +195,13 @@ def _call(source: Source, function: Any, *args: Any, **settings: Any) -> Any:
     """Call into transformers; what it raises about the checkpoint becomes one line about the checkpoint."""
     try:
         return function(*args, **settings)
+    except (SecateurError, MemoryError):
+        raise
     except ImportError as error:
         if source.gguf_file:
             raise InputError("reading GGUF needs two more packages: pip install 'secateur[gguf]'") from error
         raise InputError(f"{source.folder} needs a package that is missing: {_one_line(error)}") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # a stranger's file can make libraries raise anything, some just this
         raise InputError(f"transformers can't read {source.folder}: {_one_line(error)}") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError, UnsupportedModelError
+from secateur.models.source import Source
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -17,6 +18,7 @@ REFUSED_KEYS = {
     "_attn_implementation": "would choose attention code by name",
     "_attn_implementation_internal": "would choose attention code by name",
     "quantization_config": "holds quantised weights",
+    "configuration_files": "would put another file in the place of config.json",
 }
 FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 MAX_HEADER_BYTES = 100_000_000
@@ -29,7 +31,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: it isn't a JSON object, or names code that would run.
         UnsupportedModelError: its weights are quantised or adapters.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     for key, effect in REFUSED_KEYS.items():
         if config.get(key) is not None:
             kind = UnsupportedModelError if key == "quantization_config" else InputError
@@ -39,8 +41,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_weights(folder: Path) -> str:
-    """The number format that most of the checkpoint's weights have, after its files were checked.
+def check_weights(folder: Path) -> list[str]:
+    """The number formats of the checkpoint's weights, most bytes first, after its files were checked.
 
     Raises:
         InputError: files are missing, lie outside the folder, are pickles, or have broken headers.
@@ -53,7 +55,7 @@ def check_weights(folder: Path) -> str:
                 sizes[FLOAT_TYPES[entry["dtype"]]] += end - start
     if not sizes:
         raise UnsupportedModelError(f"{folder} has no floating-point weights (quantised?)")
-    return sizes.most_common(1)[0][0]
+    return [name for name, _ in sizes.most_common()]
 
 
 def shard_limit(folder: Path) -> int | None:
@@ -67,9 +69,18 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in _weight_files(folder))
 
 
+def bytes_on_disk(source: Source) -> int:
+    """Bytes of the weights that a model was read from: its GGUF file, or all weight files."""
+    if source.gguf_file is not None:
+        return (source.folder / source.gguf_file).stat().st_size
+    return weight_bytes(source.folder)
+
+
 def _weight_files(folder: Path) -> list[Path]:
+    if (folder / SINGLE).is_file():  # transformers looks for it first, too
+        return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        names = _read_json(folder / INDEX).get("weight_map")
+        names = read_json(folder / INDEX).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise InputError(f"{folder / INDEX} has no usable 'weight_map'")
         shards = sorted(set(names.values()))
@@ -79,8 +90,6 @@ def _weight_files(folder: Path) -> list[Path]:
             if not (folder / shard).is_file():
                 raise InputError(f"{folder} lacks the shard '{shard}' that its index names")
         return [folder / shard for shard in shards]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
     pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
     if pickles:
         raise InputError(
@@ -130,7 +139,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ from secateur.models.feedforward import FeedForward, count_weights, is_projectio
 from secateur.results import ModelSize
 
 DEFAULT_SEQUENCE_LENGTH = {"decoder": 512, "encoder": 128, "encoder-decoder": 128, "vision": 0}
-"""Tokens that FLOPs are stated for, by kind; a vision model has its own number of patches."""
+"""Tokens in a sequence, unless said otherwise, by kind; a vision model has its own number of patches."""
 
 
 def measure_size(model: nn.Module, family: Family, sequence_length: int | None = None) -> ModelSize:
@@ -22,7 +22,8 @@ def measure_size(model: nn.Module, family: Family, sequence_length: int | None =
     out. For an encoder-decoder both sides have s tokens.
     """
     config: Any = model.config
-    length = sequence_length or DEFAULT_SEQUENCE_LENGTH[family.kind] or _patches(config)
+    positions = getattr(config, "max_position_embeddings", None) or 1 << 30
+    length = sequence_length or min(DEFAULT_SEQUENCE_LENGTH[family.kind], positions) or _patches(config)
     feedforwards = find_feedforwards(model, family)
     ffn = length * sum(part.multiply_adds_per_token() for part in feedforwards)
     passes = feedforwards[0].passes

