@@ -3,11 +3,12 @@ import torch
 
 import secateur
 import tiny
+from secateur.checkpoint.manifest import describe_command
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import hash_weights, wrap_model
-from secateur.pipeline import describe_command, open_context
+from secateur.pipeline import open_context
 from secateur.recipe import Recipe, make_recipe, parse_layers
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64, "kernel_rows": 64}

@@ -1,6 +1,6 @@
 """How far batch size and thread count change a plan: MiniLM at 60 % width.
 
-    python benchmarks/determinism/run.py
+python benchmarks/determinism/run.py
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import secateur
+from secateur.checkpoint.manifest import find_versions
 from secateur.models.loading import hash_weights
-from secateur.pipeline import find_versions
 
 BASE = {"keep": 0.6, "calibration_tokens": 8192, "threads": 2, "batch_size": 8}
 CASES = {

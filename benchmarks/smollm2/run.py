@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 
 from secateur.calibration import take_tokens
+from secateur.checkpoint.manifest import find_versions
 from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
 from secateur.models.loading import load_model
-from secateur.pipeline import carry_out, find_versions, make_plan, open_context
+from secateur.pipeline import carry_out, make_plan, open_context
 from secateur.recipe import make_recipe
 from secateur.texts import open_texts
 

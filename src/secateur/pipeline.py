@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import torch
 from torch import nn
 
 from secateur.calibration import Batch, CalibrationInput, prepare_calibration
+from secateur.checkpoint.manifest import describe_command, find_versions, public_settings
 from secateur.checkpoint.staging import MANIFEST_NAME
 from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
 from secateur.errors import InputError
@@ -274,41 +272,6 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
             "neurons up to the others' width: the neurons are gone, the files are no smaller"
         )
     return tuple(found)
-
-
-def public_settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, without the folder that the calibration text lies in."""
-    settings = recipe.model_dump()
-    if recipe.calibration not in (None, "-"):
-        settings["calibration"] = Path(str(recipe.calibration)).name
-    return settings
-
-
-def describe_command(model: str, out: str, recipe: Recipe) -> str:
-    """The command line that does it again: every setting that is not at its default."""
-    words = ["secateur", "prune", model, out]
-    defaults = Recipe()
-    for name, value in public_settings(recipe).items():
-        if name != "keep" and value == getattr(defaults, name):
-            continue
-        flag = "--" + name.replace("_", "-")
-        words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
-    return shlex.join(words)
-
-
-def find_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that figures depend on."""
-    packages = (
-        "secateur",
-        "torch",
-        "transformers",
-        "numpy",
-        "scipy",
-        "kmedoids",
-        "safetensors",
-        "huggingface_hub",
-    )
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 class Clock:

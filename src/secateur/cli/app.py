@@ -180,7 +180,7 @@ def env_command(*, as_json: Json = False, debug: Debug = False) -> None:
     """Show versions, threads and devices: what a bug report needs."""
     import torch
 
-    from secateur.pipeline import find_versions
+    from secateur.checkpoint.manifest import find_versions
 
     facts = {
         **find_versions(),

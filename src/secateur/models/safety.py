@@ -90,7 +90,7 @@ def _weight_files(folder: Path) -> list[Path]:
             if not (folder / shard).is_file():
                 raise InputError(f"{folder} lacks the shard '{shard}' that its index names")
         return [folder / shard for shard in shards]
-    pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+    pickles = [*folder.glob("pytorch_model*.bin"), *folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
     if pickles:
         raise InputError(
             f"{folder} has weights only as a pickle ({pickles[0].name}), which can run code; "
