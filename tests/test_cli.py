@@ -107,6 +107,12 @@ def test_evaluate_compares_the_embeddings_of_encoders(tmp_path, capsys):
     assert json.loads(out)["score"]["mean_cosine"] == pytest.approx(1, abs=1e-5)
 
 
+def test_options_that_would_be_ignored_are_refused(checkpoint, capsys):
+    code, _, err = call("evaluate", checkpoint, "--task", "stsb-embeddings", "--against", checkpoint, capsys=capsys)
+    assert code == 2
+    assert "--task has its own data" in err
+
+
 def test_inspect_shows_what_can_be_pruned(checkpoint, capsys):
     code, out, _ = call("inspect", checkpoint, capsys=capsys)
     assert code == 0

@@ -310,7 +310,15 @@ def _refit(context: PruningContext, place: int, layer: LayerPlan) -> LayerPlan:
     assert statistics.second_moments is not None
     moments = statistics.second_moments
     bias = ffn.output_bias().cpu() if ffn.has_output_bias else None
-    update = refit_down(moments, columns, layer.kept, ridge=context.recipe.ridge, mean=statistics.mean, bias=bias)
+    update = refit_down(
+        moments,
+        columns,
+        layer.kept,
+        ridge=context.recipe.ridge,
+        mean=statistics.mean,
+        bias=bias,
+        dtype=ffn.dtype,
+    )
     context.progress("refitting", place + 1, len(context.feedforwards))
     figures = {
         **layer.figures,

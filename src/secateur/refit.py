@@ -18,6 +18,7 @@ def refit_down(
     ridge: float,
     mean: Tensor | None = None,
     bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Update:
     """The down projection of the kept neurons that comes nearest to the whole layer's output.
 
@@ -33,6 +34,7 @@ def refit_down(
         ridge: lambda in units of the mean of H's diagonal, above 0.
         mean: (K,) float64, E[z]; with `bias` only.
         bias: (H,) float, the present output bias.
+        dtype: number format of the result, the model's own.
 
     Returns:
         The new columns, and the new bias if one was given.
@@ -52,8 +54,8 @@ def refit_down(
     change = torch.cholesky_solve(moments[stay][:, gone] @ weight[gone], torch.linalg.cholesky(system))  # (width, H)
     new_bias = None
     if bias is not None and mean is not None:
-        new_bias = (bias.double() + mean[gone] @ weight[gone] - mean[stay] @ change).float()
-    return Update(weight=(weight[stay] + change).float(), bias=new_bias)
+        new_bias = (bias.double() + mean[gone] @ weight[gone] - mean[stay] @ change).to(dtype)
+    return Update(weight=(weight[stay] + change).to(dtype), bias=new_bias)
 
 
 def relative_output_error(

@@ -61,9 +61,9 @@ class Update:
     """New values for what is left of a down projection; they replace the old ones when the plan is applied."""
 
     weight: torch.Tensor
-    """(width, H) float32, one row per kept neuron: its column of the down projection."""
+    """(width, H) in the model's number format, one row per kept neuron: its column of the down projection."""
     bias: torch.Tensor | None = None
-    """(H,) float32 output bias, only where the family can store one."""
+    """(H,) in the model's number format: output bias, only where the family can store one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import typer
 
 from secateur.cli.options import with_recipe
 from secateur.cli.output import print_json, print_table, progress_on_stderr, say, warn
+from secateur.errors import InputError
 from secateur.recipe import Recipe
 
 app = typer.Typer(
@@ -89,6 +90,8 @@ def evaluate_command(
     from secateur.models.loading import load_model
     from secateur.recipe import make_recipe
 
+    if task is not None and any(option is not None for option in (text, tokens, window, stride, against)):
+        raise InputError("--task has its own data; leave out --text, --tokens, --window, --stride and --against")
     checked = make_recipe({"device": device, "dtype": dtype, "revision": revision})
     loaded = load_model(model, dtype=checked.dtype, device=checked.device, revision=revision)
     measured = scoring.profile(loaded)

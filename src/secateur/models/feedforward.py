@@ -61,6 +61,11 @@ class FeedForward:
         return _matrix(self.down).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Number format of its down projection."""
+        return _matrix(self.down).dtype
+
+    @property
     def is_gated(self) -> bool:
         """Whether a gate multiplies the up projection."""
         return self.is_fused or self.gate is not None
