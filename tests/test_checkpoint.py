@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -405,6 +406,17 @@ class TestReading:
             find_source(str(tmp_path / "a.txt"))
         with pytest.raises(InputError, match="can't be had from the hub"):
             find_source("nobody/nothing")
+
+    @pytest.mark.parametrize("is_transport", [True, False])
+    def test_a_hub_that_can_not_be_reached_is_one_line(self, monkeypatch, is_transport):
+        transport_error = HfHubHTTPError.__bases__[0]
+
+        def fail(name, **settings):
+            raise transport_error("proxy says no") if is_transport else ConnectionError("proxy says no")
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+        with pytest.raises(InputError, match="can't be had from the hub: proxy says no"):
+            find_source("someone/model")
 
     def test_a_hub_id_is_downloaded_without_pickles(self, checkpoint, monkeypatch):
         asked = {}

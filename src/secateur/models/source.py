@@ -113,12 +113,12 @@ def _demo_source(name: str) -> Source:
 
 def _hub_source(name: str, revision: str | None) -> Source:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
+    transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the hub uses
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 (the hub's own errors and those of whatever HTTP library it uses)
+    except (transport_error, OSError, ValueError) as error:
         if difflib.get_close_matches(name, DEMO_MODELS, n=1):
             raise unknown_name("model", name, DEMO_MODELS) from None
         reason = " ".join(str(error).split())[:200]
