@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from secateur.errors import InputError, unknown_name
 
@@ -115,7 +116,7 @@ def _hub_source(name: str, revision: str | None) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the hub uses
+    transport_error: type[Any] = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the hub uses
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS)
     except (transport_error, OSError, ValueError) as error:
