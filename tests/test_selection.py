@@ -9,8 +9,7 @@ from secateur.selection.ranking import find_largest_shared, penalise_redundancy,
 
 def information(matrix):
     matrix = np.asarray(matrix, dtype=float)
-    zeros = np.zeros(len(matrix))
-    return MutualInformation(matrix, zeros, zeros, zeros, None, "test", False, 2.0, 10, 1)
+    return MutualInformation("test", matrix, "nats", "test", rows_per_kernel=10, kernels=1, path_share={})
 
 
 def test_top_scores_are_kept_sorted_and_ties_go_to_the_lower_index():

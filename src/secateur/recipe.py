@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from secateur.errors import InputError, unknown_name
 
@@ -47,14 +47,18 @@ class Recipe(BaseModel):
     """Activation rows a layer that are kept for the information between neurons."""
     sampling: Literal["cls", "tokens", "mean"] | None = None
     """Activation rows to sample: a row's first token, any token, or a row's mean (default: cls for classifiers)."""
-    alpha: float = _bounded(2.0, "a number above 0", gt=0, allow_inf_nan=False)
-    """Order of the Renyi entropy; 2 is much the fastest."""
-    kernel_rows: int = _bounded(256, "a whole number of at least 8", ge=8)
-    """Activation rows in the kernel that information is measured with, at most `samples`."""
+    alpha: float = _bounded(1.01, "a number above 0", gt=0, allow_inf_nan=False)
+    """Order of the Renyi entropy."""
+    kernel_rows: int = _bounded(100, "a whole number of at least 8", ge=8)
+    """Activation rows in one kernel; information is the mean over `kernels` of them."""
+    kernels: int = _bounded(1, "a whole number of at least 1", ge=1)
+    """Kernels that information is averaged over, as far as `samples` has rows for them."""
     kernel_width: Annotated[float, Field(gt=0, le=16)] | Literal["scott-scaled", "scott", "scott-layer"] = _bounded(
         0.25, "a number in (0, 16], scott-scaled, scott or scott-layer"
     )
     """Kernel widths: a number r = sigma / std for all neurons, or the rule by which each finds its own."""
+    mi_memory: ByteSize | None = _bounded(None, "a size such as 4GB")
+    """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
     ridge: float = _bounded(0.1, "a number above 0", gt=0, allow_inf_nan=False)
     """How strongly the refit holds on to the original weights, in units of the mean second moment."""
     seed: int = _bounded(0, "a whole number of at least 0", ge=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,38 +21,67 @@ def no_progress(phase: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MutualInformation:
-    """Information that every pair of K neurons shares, with what it was measured by."""
+    """How much every pair of K neurons has in common, with what it was measured by."""
 
-    mi_nats: NDArray[np.floating[Any]]
-    """(K, K) symmetric, nats; the diagonal is a neuron's information about itself. Debiased if asked."""
-    entropy_nats: NDArray[np.floating[Any]]
-    """(K,) entropy of each neuron, nats, in [0, log n]."""
-    width: NDArray[np.floating[Any]]
-    """(K,) kernel width sigma in the units of the activations; infinite for a constant neuron."""
-    width_over_std: NDArray[np.floating[Any]]
-    """(K,) r = sigma / population standard deviation; 0 for a constant neuron."""
-    baseline_mi_nats: NDArray[np.floating[Any]] | None
-    """(K, K) mean over shuffled copies of the data, nats; None unless debias was asked for."""
+    measure: str
+    """Name of the measure."""
+    values: NDArray[np.floating[Any]]
+    """(K, K) symmetric; the diagonal is a neuron's own. Debiased if asked. May be a memory-mapped temporary file."""
+    unit: Literal["nats", "one"]
+    """"nats" for a mutual information; "one" for a correlation, in [0, 1]."""
     backend: str
     """Which code computed the pairs."""
-    saturated: bool
-    """True where the layer's kernel is so narrow that its Gram is nearly the identity and widths carry nothing."""
-    alpha: float
-    """Order of the Renyi entropy."""
     rows_per_kernel: int
-    """n, rows in one Gram matrix."""
+    """n, rows in one Gram matrix, or in one estimate."""
     kernels: int
     """Number of Gram matrices (batches) that were averaged."""
+    path_share: Mapping[str, float]
+    """Share of the pairs that was computed each way: "low rank", "full" (whole Gram matrices), "float64"."""
+    alpha: float | None = None
+    """Order of the Renyi entropy; None for other measures, as are the fields that follow."""
+    entropy_nats: NDArray[np.floating[Any]] | None = None
+    """(K,) entropy of each neuron, nats, in [0, log n]."""
+    error_bound_nats: NDArray[np.floating[Any]] | None = None
+    """(K,) no entry in row k is further than this from what float64 eigenvalues give."""
+    baseline: NDArray[np.floating[Any]] | None = None
+    """(K, K) mean over shuffled copies of the data, in the unit of `values`; None unless debias was asked for."""
+    width: NDArray[np.floating[Any]] | None = None
+    """(K,) kernel width sigma in the units of the activations, infinite for a constant neuron; None without kernels."""
+    width_over_std: NDArray[np.floating[Any]] | None = None
+    """(K,) r = sigma / population standard deviation, 0 for a constant neuron; None without kernels."""
+    saturated: bool = False
+    """True where the layer's kernel is so narrow that its Gram is nearly the identity and widths carry nothing."""
+
+    @property
+    def mi_nats(self) -> NDArray[np.floating[Any]]:
+        """(K, K) mutual information in nats.
+
+        Raises:
+            AttributeError: the measure is not a mutual information.
+        """
+        if self.unit != "nats":
+            raise AttributeError(f"{self.measure} is no mutual information; see `values`")
+        return self.values
+
+    @property
+    def mean_width_over_std(self) -> float:
+        """Mean r = sigma / std of the kernels; 0 without kernels."""
+        return 0.0 if self.width_over_std is None else float(self.width_over_std.mean())
 
     @property
     def normalised(self) -> NDArray[np.floating[Any]]:
         """(K, K) I(k,l) / min(I(k,k), I(l,l)) in [0, 1]; 0 where a neuron carries no information."""
+        return self.normalised_rows(slice(None))
+
+    def normalised_rows(self, rows: slice | NDArray[np.integer[Any]]) -> NDArray[np.floating[Any]]:
+        """Some rows of `normalised`, (len(rows), K), without the rest of the matrix in memory."""
         import numpy as np
 
-        own = np.diag(self.mi_nats)
-        smaller = np.minimum(own[:, None], own[None, :])
-        share = np.divide(self.mi_nats, smaller, out=np.zeros_like(self.mi_nats), where=smaller > 1e-9)
-        clipped: NDArray[np.floating[Any]] = np.clip(share, 0.0, 1.0)
+        own = np.diagonal(self.values)
+        smaller = np.minimum(own[rows, None], own[None, :])
+        part = np.asarray(self.values[rows])
+        share = np.divide(part, smaller, out=np.zeros_like(part), where=smaller > 1e-9)
+        clipped: NDArray[np.floating[Any]] = np.clip(share, 0.0, 1.0, out=share)
         return clipped
 
 

@@ -24,15 +24,15 @@ def entropy_nats(gram: Tensor, alpha: float) -> Tensor:
     Source:
         Sanchez Giraldo, Rao and Principe, "Measures of entropy from data using infinitely divisible kernels", 2015.
     """
-    n = gram.shape[-1]
-    values = torch.linalg.eigvalsh(gram).clamp_(min=0) / n  # (..., n)
+    values = torch.linalg.eigvalsh(gram).clamp_(min=0) / gram.shape[-1]  # (..., n)
+    return entropy_of_spectrum(values, alpha).clamp(min=0)
+
+
+def entropy_of_spectrum(values: Tensor, alpha: float) -> Tensor:
+    """(...) entropy from (..., n) eigenvalues of gram / trace, none negative; see `entropy_nats`."""
     if alpha < 1:
-        noise = n * torch.finfo(values.dtype).eps
+        noise = values.shape[-1] * torch.finfo(values.dtype).eps
         values = values * (values / noise - 1).clamp(0, 1) ** (1 / alpha)
-    return _entropy_of_spectrum(values, alpha).clamp(min=0)
-
-
-def _entropy_of_spectrum(values: Tensor, alpha: float) -> Tensor:
     logs = torch.where(values > 0, values, torch.ones_like(values)).log()
     if alpha == 1:
         return -(values * logs).sum(-1)
@@ -40,3 +40,8 @@ def _entropy_of_spectrum(values: Tensor, alpha: float) -> Tensor:
         return values.pow(alpha).sum(-1).log() / (1 - alpha)
     lost = -(values * torch.expm1((alpha - 1) * logs)).sum(-1)  # (alpha - 1) sum F
     return torch.log1p(-lost) / (1 - alpha)
+
+
+def entropy_of_loss(loss: Tensor, alpha: float) -> Tensor:
+    """Entropy from the trace of F(x) = (x - x^alpha) / (alpha - 1), for alpha of at least 1; at 1 they are equal."""
+    return loss if alpha == 1 else -torch.log1p((1 - alpha) * loss) / (alpha - 1)

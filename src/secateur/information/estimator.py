@@ -1,10 +1,10 @@
-"""Mutual information between all pairs of neurons of a layer."""
+"""How much all pairs of neurons of a layer have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError, unknown_name
-from secateur.information.kernels import estimate_std, is_saturated, layer_gram_pairs, scott_width
-from secateur.information.pairwise import (
-    joint_entropy_by_eigenvalues,
-    joint_entropy_by_product,
-    marginal_entropy,
+from secateur.information.backends import choose_backend
+from secateur.information.kernels import (
+    estimate_std,
+    is_saturated,
+    layer_gram_entries,
+    sample_pairs,
+    scott_width,
 )
+from secateur.information.measures import binned, hsic, ksg, pearson
+from secateur.information.renyi import RenyiSettings, measure_renyi
 from secateur.information.widths import align_widths
 from secateur.results import MutualInformation
 
@@ -26,9 +30,17 @@ if TYPE_CHECKING:
 
 WidthRule = Literal["scott-scaled", "scott", "scott-layer"]
 WIDTH_RULES = ("scott-scaled", "scott", "scott-layer")
-MEASURES = ("renyi",)
-BACKENDS = {"eigenvalues": joint_entropy_by_eigenvalues, "product": joint_entropy_by_product}
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
+UNITS: dict[str, Literal["nats", "one"]] = {
+    "renyi": "nats",
+    "pearson": "one",
+    "binned": "nats",
+    "ksg": "nats",
+    "hsic": "one",
+}
+"""Measures by name, with the unit of each."""
+WITH_KERNELS = ("renyi", "hsic")
+PRECISIONS = ("float32", "float64")
+Tick = Callable[[int, int], None]
 
 
 def mutual_information(
@@ -40,121 +52,106 @@ def mutual_information(
     gamma: float = 1.0,
     beta: float = 0.9,
     batch_size: int | None = 100,
-    dtype: str = "float64",
+    dtype: str = "float32",
     backend: str = "auto",
     threads: int | None = None,
     debias: int = 0,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    bins: int | None = None,
+    neighbours: int = 3,
+    most_bytes: int | None = None,
+    progress: Tick | None = None,
 ) -> MutualInformation:
-    """Matrix-based Renyi mutual information of every pair of neurons, I = S(A_k) + S(A_l) - S(A_k o A_l), in nats.
+    """What every pair of neurons has in common: matrix-based Renyi mutual information, or another measure.
+
+    I = S(A_k) + S(A_l) - S(A_k o A_l) in nats, where A_k is the Gaussian Gram matrix of neuron k over n rows.
 
     Args:
         x: (N, K) float, activations: N rows of K neurons. Nothing in it is changed.
-        measure: "renyi".
+        measure: "renyi"; or over all rows at once "pearson" (absolute correlation), "binned" (plug-in estimate on bins
+            of equal frequency, nats), "ksg" (nearest neighbours, nats), "hsic" (normalised, in [0, 1]).
         alpha: order of the entropy, above 0; 1 is the von Neumann limit.
-        width: kernel widths. "scott-scaled": each neuron's own, aligned with the layer's kernel by Scott's rule times
-            the mean distance of the rows; "scott": the same without that factor, as in the paper; "scott-layer": the
-            layer's width for every neuron, in units of its standard deviation; a number: r = sigma / std for all; an
-            array (K,): r for each neuron.
+        width: kernel widths ("renyi", "hsic"). "scott-scaled": each neuron's own, aligned with the layer's kernel by
+            Scott's rule times the mean distance of the rows; "scott": the same without that factor, as in the paper;
+            "scott-layer": the layer's width for every neuron, in units of its standard deviation; a number: r = sigma /
+            std for all; an array (K,): r for each neuron.
         gamma: factor in Scott's rule.
         beta: weight of the past in the running mean of aligned widths over batches.
         batch_size: rows n in one kernel; the result is the mean over batches, a short last batch is dropped.
             None: one kernel over all rows.
-        dtype: "float64" or "float32", the precision of the work and of the result; alpha < 1 always works in float64,
-            since it magnifies rounding noise.
-        backend: "eigenvalues" (any alpha), "product" (alpha = 2), or "auto".
+        dtype: "float32": fast, within `error_bound_nats`; "float64": every pair by float64 eigenvalues, to 1e-9.
+            Also the dtype of the result.
+        backend: of "renyi": "product" (alpha = 2), "native" (compiled), "torch", "eigenvalues" (the plain reference),
+            or "auto", the first of these that can serve.
         threads: CPU threads; None leaves torch's setting.
-        debias: number of shuffled copies whose mean MI is subtracted; 0 for none.
-        seed: seed of the shuffles.
+        debias: number of shuffled copies whose mean is subtracted ("renyi"); 0 for none.
+        seed: seed of the shuffles, and of the noise in "ksg".
+        bins: bins a neuron of "binned"; None: about sqrt(N / 5).
+        neighbours: nearest neighbours of "ksg".
+        most_bytes: a matrix larger than this is kept in a temporary file instead of memory ("renyi").
         progress: called as progress(done, total).
 
     Returns:
-        The (K, K) matrix with entropies and widths, as numpy arrays. I is symmetric and at most
-        min(S_k, S_l); it can be negative above alpha = 1, and before debiasing is hardly ever below 0 at alpha <= 1.01.
+        The (K, K) matrix with entropies, widths and error bounds, as numpy arrays. Renyi information is symmetric and
+        at most min(S_k, S_l); it can be negative above alpha = 1, and before debiasing is hardly ever below 0 at
+        alpha <= 1.01.
 
     Raises:
         InputError: a name is unknown, a value out of bounds, or x is not finite.
 
     Cost:
-        "eigenvalues": one n x n eigendecomposition a pair and batch; "product": n^2 K^2 / 2 multiply-adds a batch.
+        4/3 n^3 floating-point operations for a pair of narrow kernels, n R^2 at rank R (10 to 60) for wide ones.
+        Memory: the result, K n r float32 for features of rank r, and blocks of fixed size.
 
     Source:
         "Large Language Model Pruning" (arXiv 2406.00030), Eq. 3-8. Differs from the paper: `width="scott-scaled"`,
         `debias`, and widths are settled over all batches before the first batch is measured.
     """
     _check_settings(measure, alpha, gamma, beta, dtype, debias)
-    data = _as_matrix(x, torch.float64 if alpha < 1 else DTYPES[dtype])
-    chosen = _choose_backend(backend, alpha)
+    data = _as_matrix(x)
     with use_threads(threads):
-        batches = _split(data, batch_size)
         std = estimate_std(data)
-        ratio, saturated = _find_ratio(batches, std, width, gamma=gamma, beta=beta)
+        if measure not in WITH_KERNELS:
+            values = _measure_rows(measure, data, bins=bins, neighbours=neighbours, seed=seed, progress=progress)
+            return _as_result(measure, values, len(data), dtype)
+        batches = _split(data, batch_size)
+        ratio, saturated = _find_ratio(batches, std, width, gamma=gamma, beta=beta, dtype=getattr(torch, dtype))
         sigma = torch.where(std > 0, ratio * std, torch.full_like(std, torch.inf))
-        pairs = _Pairs(sigma, alpha, BACKENDS[chosen], _Ticker(progress, len(batches) * (1 + debias)))
-        own = [marginal_entropy(batch, sigma, alpha) for batch in batches]
-        mi = pairs.mean_mi(batches, batches, own)
-        baseline = None
-        if debias:
-            generator = torch.Generator().manual_seed(seed)
-            repeated = [batch for batch in batches for _ in range(debias)]
-            shuffled = (_shuffle(batch, generator) for batch in repeated)
-            baseline = pairs.mean_mi(repeated, shuffled, [s for s in own for _ in range(debias)])
-            mi = mi - baseline
+        if measure == "hsic":
+            found = _as_result(measure, hsic(data, sigma), len(data), dtype)
+        else:
+            chosen = choose_backend(backend, dtype, alpha, data.device)
+            settings = RenyiSettings(alpha, chosen, dtype, debias, seed, most_bytes)
+            found = measure_renyi(batches, sigma, settings, progress)
+    return replace(found, width=_as_array(sigma, dtype), width_over_std=_as_array(ratio, dtype), saturated=saturated)
 
-    def finished(values: Tensor) -> np.ndarray[Any, Any]:
-        return values.to(DTYPES[dtype]).cpu().numpy()
 
+def _measure_rows(
+    measure: str, data: Tensor, *, bins: int | None, neighbours: int, seed: int, progress: Tick | None
+) -> Tensor:
+    """(K, K) of a measure that has no kernels."""
+    if measure == "pearson":
+        return pearson(data)
+    if measure == "binned":
+        return binned(data, bins)
+    return ksg(data, neighbours=neighbours, seed=seed, tick=progress or (lambda done, total: None))
+
+
+def _as_result(measure: str, values: Tensor, rows: int, dtype: str) -> MutualInformation:
+    """The result of a measure that is computed at once, in float64."""
     return MutualInformation(
-        mi_nats=finished(mi),
-        entropy_nats=finished(torch.stack(own).mean(dim=0)),
-        width=finished(sigma),
-        width_over_std=finished(ratio),
-        baseline_mi_nats=None if baseline is None else finished(baseline),
-        backend=chosen,
-        saturated=saturated,
-        alpha=alpha,
-        rows_per_kernel=len(batches[0]),
-        kernels=len(batches),
+        measure=measure,
+        values=_as_array(values, dtype),
+        unit=UNITS[measure],
+        path_share={"float64": 1.0},
+        backend="scikit-learn" if measure == "ksg" else "torch",
+        rows_per_kernel=rows,
+        kernels=1,
     )
 
 
-@dataclass
-class _Ticker:
-    """Spreads the progress of several rounds over one count, in thousandths."""
-
-    progress: Callable[[int, int], None] | None
-    rounds: int
-    finished: int = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(round(1000 * (self.finished + done / total)), 1000 * self.rounds)
-        self.finished += done == total
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """The mean over batches of I = S(A_k) + S(A_l) - S(A_k o A_l), with fixed widths."""
-
-    sigma: Tensor
-    alpha: float
-    joint_entropy: Callable[..., Tensor]
-    tick: _Ticker
-
-    def mean_mi(self, batches: Sequence[Tensor], others: Iterable[Tensor], own: Sequence[Tensor]) -> Tensor:
-        """(K, K) nats, symmetric: neurons of each batch with those of its other copy; `own` are their entropies."""
-        total = torch.zeros(len(self.sigma), len(self.sigma), dtype=batches[0].dtype, device=self.sigma.device)
-        for batch, other, entropy in zip(batches, others, own, strict=True):
-            joint = self.joint_entropy(batch, other, self.sigma, self.alpha, self.tick)
-            total += entropy[:, None] + entropy[None, :] - joint
-        alive = torch.isfinite(self.sigma)
-        total *= alive[:, None] & alive[None, :]  # a constant neuron shares nothing, to the last digit
-        return 0.5 * (total + total.T) / len(batches)
-
-
 def _find_ratio(
-    batches: Sequence[Tensor], std: Tensor, width: Any, *, gamma: float, beta: float
+    batches: Sequence[Tensor], std: Tensor, width: Any, *, gamma: float, beta: float, dtype: torch.dtype
 ) -> tuple[Tensor, bool]:
     """(K,) r = sigma / std, 0 for constant neurons, and whether the layer's kernel is saturated."""
     if not isinstance(width, str):
@@ -165,10 +162,12 @@ def _find_ratio(
     if width == "scott-layer":
         return alive * scott_width(*batches[0].shape, gamma=gamma), False
     ratio, saturated = torch.zeros_like(std), False
+    pairs = sample_pairs(len(batches[0]), std.device)
     for number, batch in enumerate(batches):
-        layer_pairs = layer_gram_pairs(batch, gamma=gamma, scaled=width == "scott-scaled")
-        saturated |= is_saturated(layer_pairs, len(batch))
-        aligned = align_widths(batch, std, layer_pairs)
+        rows = batch.to(dtype)
+        layer = layer_gram_entries(rows, pairs, gamma=gamma, scaled=width == "scott-scaled")
+        saturated |= is_saturated(layer, len(rows))
+        aligned = align_widths(rows, std.to(dtype), pairs, layer).to(std.dtype)
         ratio = aligned if number == 0 else beta * ratio + (1 - beta) * aligned  # Eq. 8
     return ratio, saturated
 
@@ -189,37 +188,28 @@ def _split(data: Tensor, batch_size: int | None) -> list[Tensor]:
     return [data[start : start + rows] for start in range(0, len(data) - rows + 1, rows)]
 
 
-def _shuffle(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """A copy whose columns are permuted each on its own."""
-    keys = torch.rand(batch.shape, generator=generator, dtype=torch.float64)
-    return batch.gather(0, keys.argsort(dim=0).to(batch.device))
-
-
-def _as_matrix(x: Any, dtype: torch.dtype) -> Tensor:
+def _as_matrix(x: Any) -> Tensor:
     data = torch.as_tensor(x)
     if data.ndim != 2 or data.shape[1] == 0:
         raise InputError(f"x must have shape (rows, neurons), got {tuple(data.shape)}")
-    data = data.detach().to(dtype)
+    data = data.detach().double()
     if not bool(torch.isfinite(data).all()):
         raise InputError("x must be finite, got NaN or infinite activations")
     return data
 
 
-def _choose_backend(backend: str, alpha: float) -> str:
-    if backend == "auto":
-        return "product" if alpha == 2 else "eigenvalues"
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, [*BACKENDS, "auto"])
-    if backend == "product" and alpha != 2:
-        raise InputError(f"backend 'product' needs alpha = 2, got {alpha}")
-    return backend
+def _as_array(values: Tensor, dtype: str) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = values.cpu().numpy().astype(dtype)
+    return array
 
 
 def _check_settings(measure: str, alpha: float, gamma: float, beta: float, dtype: str, debias: int) -> None:
-    if measure not in MEASURES:
-        raise unknown_name("measure", measure, MEASURES)
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+    if measure not in UNITS:
+        raise unknown_name("measure", measure, UNITS)
+    if debias and measure != "renyi":
+        raise InputError(f"debias works with measure 'renyi' only, got '{measure}'")
+    if dtype not in PRECISIONS:
+        raise unknown_name("dtype", dtype, PRECISIONS)
     for name, value, holds, wanted in (
         ("alpha", alpha, 0 < alpha < float("inf"), "above 0"),
         ("gamma", gamma, 0 < gamma < float("inf"), "above 0"),

@@ -24,7 +24,8 @@ Need = Literal["weights", "activations", "gradients", "labels"]
 Sight = Literal["duplicates", "dead neurons"]
 MIN_SAMPLES = 8
 """Fewest sampled rows that information is worth measuring on."""
-CHOOSING_SETTINGS = frozenset({"method", "refit", "information", "alpha", "kernel_rows", "kernel_width", "ridge"})
+INFORMATION_SETTINGS = ("alpha", "kernel_rows", "kernels", "kernel_width", "mi_memory")
+CHOOSING_SETTINGS = frozenset({"method", "refit", "information", "ridge", *INFORMATION_SETTINGS})
 """Settings that no measured activation depends on."""
 
 
@@ -97,19 +98,20 @@ class PruningContext:
         return product
 
     def information(self, place: int) -> MutualInformation:
-        """Mutual information of the neurons of network `place`, one kernel over the first `kernel_rows` samples."""
+        """Mutual information of the neurons of network `place`, over the first sampled rows."""
         recipe = self.recipe
-        key = (place, recipe.alpha, recipe.kernel_rows, recipe.kernel_width)
+        key = (place, *(getattr(recipe, name) for name in INFORMATION_SETTINGS))
         if key not in self._information:
-            rows = self.statistics[place].samples[: recipe.kernel_rows]
+            phase, count = "measuring information", len(self.feedforwards)
+            rows = self.statistics[place].samples[: recipe.kernel_rows * recipe.kernels]
             self._information[key] = mutual_information(
                 rows.to(self.feedforwards[place].device),
                 alpha=recipe.alpha,
                 width=recipe.kernel_width,
-                batch_size=None,
-                dtype="float32",
+                batch_size=recipe.kernel_rows,
+                most_bytes=recipe.mi_memory,
+                progress=lambda done, total: self.progress(phase, place * total + done, count * total),
             )
-            self.progress("measuring information", place + 1, len(self.feedforwards))
         return self._information[key]
 
     def under(self, recipe: Recipe) -> PruningContext:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from secateur.errors import InputError
 from secateur.methods.contract import Method, PruningContext
 from secateur.recipe import Recipe
@@ -23,7 +21,7 @@ def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
     kept = select_medoids(distance, context.width, context.recipe.seed)
     figures = {
         "mean_distance_to_kept": float(distance[:, kept].min(axis=1).mean()),
-        "mean_width_over_std": float(np.mean(information.width_over_std)),
+        "mean_width_over_std": information.mean_width_over_std,
         "saturated": float(information.saturated),
     }
     return LayerPlan(ffn.path, ffn.width, kept, figures=figures)

@@ -26,7 +26,7 @@ def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
         scores = penalise_redundancy(scores, shared)
         figures = {
             "mean_largest_shared": float(shared.mean()),
-            "mean_width_over_std": float(information.width_over_std.mean()),
+            "mean_width_over_std": information.mean_width_over_std,
             "saturated": float(information.saturated),
         }
     return LayerPlan(ffn.path, ffn.width, select_top(scores, context.width), figures=figures)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from secateur.results import MutualInformation
 
+ROWS_AT_ONCE = 256
+"""Rows of a K x K matrix that are looked at together, so that it may lie on disk."""
 Vector = NDArray[np.floating[Any]]
 
 
@@ -46,9 +48,12 @@ def find_largest_shared(importance: Vector, information: MutualInformation) -> V
         (K,) float in [0, 1]: max over more important l of I(j,l) / min(I(j,j), I(l,l)); 0 for the most important.
     """
     order = np.argsort(-importance, kind="stable")
-    share = information.normalised[np.ix_(order, order)]
     largest = np.zeros(len(importance))
-    largest[order[1:]] = [share[place, :place].max() for place in range(1, len(order))]
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        rows = order[start : start + ROWS_AT_ONCE]
+        share = information.normalised_rows(rows)[:, order]  # (rows, K), most important first
+        for place, neuron in enumerate(rows, start):
+            largest[neuron] = share[place - start, :place].max(initial=0)
     return largest
 
 

@@ -1,0 +1,114 @@
+"""Matrix-based Renyi mutual information of all pairs: the mean over kernels, debiased if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.information.backends import Backend
+from secateur.information.matrix import MeanInformation, plan_blocks
+from secateur.information.neurons import Neurons, prepare_neurons
+from secateur.results import MutualInformation
+
+Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RenyiSettings:
+    """How the pairs are computed."""
+
+    alpha: float
+    """Order of the entropy."""
+    backend: Backend
+    """What computes the joint entropies."""
+    dtype: str
+    """Of the result."""
+    debias: int
+    """Shuffled copies of each batch."""
+    seed: int
+    """Of the shuffles."""
+    most_bytes: int | None
+    """A matrix larger than this goes to a temporary file."""
+
+
+def measure_renyi(
+    batches: Sequence[Tensor], sigma: Tensor, settings: RenyiSettings, progress: Tick | None
+) -> MutualInformation:
+    """Mean over the batches of I(k,l) = S(A_k) + S(A_l) - S(A_k o A_l).
+
+    Args:
+        batches: (n, K) float64 each, activations.
+        sigma: (K,) float64, kernel widths; infinite for a constant neuron.
+        settings: how.
+        progress: called as progress(done, total).
+    """
+    kernels, debias = len(batches), settings.debias
+    tick = _Ticker(progress, kernels * (1 + debias))
+    dtype = np.dtype(settings.dtype)
+    total = MeanInformation(len(sigma), kernels, dtype, settings.most_bytes)
+    shuffled = MeanInformation(len(sigma), kernels * debias, dtype, settings.most_bytes) if debias else None
+    generator = torch.Generator().manual_seed(settings.seed)
+    entropy = torch.zeros_like(sigma)
+    for batch in batches:
+        neurons = prepare_neurons(batch, sigma, settings.alpha, with_features=settings.backend.uses_features)
+        entropy += neurons.entropy_nats / kernels
+        order = neurons.features.rank.argsort(stable=True)  # neurons that are paired at once then cost the same
+        neurons = neurons.select(order)
+        _add_pairs(total, neurons, neurons, order.cpu().numpy(), settings, tick)
+        if shuffled is not None:
+            for _ in range(debias):
+                _add_pairs(shuffled, neurons, neurons.shuffle(generator), order.cpu().numpy(), settings, tick)
+    alive = torch.isfinite(sigma).cpu().numpy()
+    values, bound = total.finish(alive)
+    baseline = None
+    if shuffled is not None:
+        baseline, more = shuffled.finish(alive)
+        values -= baseline
+        bound = bound + more
+    return MutualInformation(
+        measure="renyi",
+        values=values,
+        unit="nats",
+        entropy_nats=entropy.cpu().numpy().astype(dtype),
+        baseline=baseline,
+        error_bound_nats=bound.astype(dtype),
+        path_share=total.path_share,
+        backend=settings.backend.name,
+        alpha=settings.alpha,
+        rows_per_kernel=len(batches[0]),
+        kernels=kernels,
+    )
+
+
+def _add_pairs(
+    total: MeanInformation, a: Neurons, b: Neurons, order: NDArray[np.int64], settings: RenyiSettings, tick: _Ticker
+) -> None:
+    """Add all pairs of one kernel; a and b are the same neurons, or b is a shuffled copy. `order` names them."""
+    blocks = list(plan_blocks(len(a), a.rows))
+    pairs = [(i.stop - i.start) * (j.stop - j.start) for i, j in blocks]
+    done = 0
+    for (i, j), count in zip(blocks, pairs, strict=True):
+        left, right = a.select(i), b.select(j)
+        joint = settings.backend.joint(left, right, settings.alpha, a is b and i == j)
+        total.update(joint, (left, right), (order[i], order[j]))
+        done += count
+        tick(done, sum(pairs))
+
+
+@dataclass
+class _Ticker:
+    """Spreads the progress of several rounds over one count, in thousandths."""
+
+    progress: Tick | None
+    rounds: int
+    finished: int = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(round(1000 * (self.finished + done / total)), 1000 * self.rounds)
+        self.finished += done == total
