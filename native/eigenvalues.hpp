@@ -8,6 +8,7 @@
 namespace SECATEUR_ISA {
 
 constexpr int MOST_QL_STEPS = 60;  // for one eigenvalue; two or three are usual
+constexpr double NEGLIGIBLE = 1e-30;  // an entry of a matrix of trace 1 that counts as 0 even beside zeros
 
 // The diagonal becomes the eigenvalues, in no order. off[i] couples i and i + 1 and is used up. False if an eigenvalue
 // didn't settle.
@@ -17,7 +18,7 @@ inline bool find_eigenvalues(double *diagonal, double *off, int n) {
     for (int low = 0; low < n; ++low) {
         for (int step = 0;; ++step) {
             int high = low;
-            while (high < n - 1 && std::abs(off[high]) > eps * (std::abs(diagonal[high]) + std::abs(diagonal[high + 1])))
+            while (high < n - 1 && std::abs(off[high]) > eps * (std::abs(diagonal[high]) + std::abs(diagonal[high + 1])) + NEGLIGIBLE)
                 ++high;
             if (high == low) break;
             if (step == MOST_QL_STEPS) return false;

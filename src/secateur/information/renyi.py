@@ -58,11 +58,12 @@ def measure_renyi(
         neurons = prepare_neurons(batch, sigma, settings.alpha, with_features=settings.backend.uses_features)
         entropy += neurons.entropy_nats / kernels
         order = neurons.features.rank.argsort(stable=True)  # neurons that are paired at once then cost the same
-        neurons = neurons.select(order)
-        _add_pairs(total, neurons, neurons, order.cpu().numpy(), settings, tick)
+        ordered = neurons.select(order)
+        _add_pairs(total, ordered, ordered, order.cpu().numpy(), settings, tick)
         if shuffled is not None:
             for _ in range(debias):
-                _add_pairs(shuffled, neurons, neurons.shuffle(generator), order.cpu().numpy(), settings, tick)
+                copy = neurons.shuffle(generator).select(order)
+                _add_pairs(shuffled, ordered, copy, order.cpu().numpy(), settings, tick)
     alive = torch.isfinite(sigma).cpu().numpy()
     values, bound = total.finish(alive)
     baseline = None
