@@ -21,6 +21,7 @@ from secateur.information.backends.contract import (
     entropy_of_traces,
     exact_block,
 )
+from secateur.information.backends.eigenvalues import entropy_of_pairs
 from secateur.information.backends.khatri_rao import joint_by_khatri_rao
 from secateur.information.entropy import entropy_of_spectrum
 from secateur.information.kernels import packed_grams
@@ -155,7 +156,11 @@ def _float64_entropy(a: Neurons, b: Neurons, pairs: Tensor, alpha: float, *, isa
         threads = torch.get_num_threads()
         _kernel.spectra(grams, others, rows=a.rows, pairs=some.numpy(), threads=threads, values=values, isa=isa)
         found.append(entropy_of_spectrum(torch.from_numpy(values).clamp_(min=0), alpha))
-    return torch.cat(found)
+    entropy = torch.cat(found)
+    unsettled = entropy.isnan()
+    if bool(unsettled.any()):
+        entropy[unsettled] = entropy_of_pairs(a, b, pairs[unsettled], alpha)
+    return entropy
 
 
 def _refuses(alpha: float, device: torch.device) -> str | None:
