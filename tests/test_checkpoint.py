@@ -205,9 +205,11 @@ class TestWriting:
         prune(model, tokenizer=tiny.make_tokenizer(), **FAST).save(tmp_path / "out")
         assert (tmp_path / "out" / "model.safetensors").exists()
 
-    def test_the_manifest_names_the_threads_that_were_used(self, checkpoint, tmp_path):
-        prune(str(checkpoint), threads=1, **FAST).save(tmp_path / "out")
-        assert json.loads((tmp_path / "out/secateur/manifest.json").read_text())["threads"] == 1
+    def test_the_manifest_names_threads_and_back_end(self, checkpoint, tmp_path):
+        prune(str(checkpoint), threads=1, alpha=2.0, **FAST).save(tmp_path / "out")
+        manifest = json.loads((tmp_path / "out/secateur/manifest.json").read_text())
+        assert manifest["threads"] == 1
+        assert manifest["information_backends"] == ["product"]
 
     def test_a_broken_card_of_the_original_costs_nothing(self, checkpoint, tmp_path):
         (checkpoint / "README.md").write_text("---\nlicense: [mit\n---\n")

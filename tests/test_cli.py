@@ -45,6 +45,14 @@ def test_json_on_stdout_is_one_document(checkpoint, tmp_path, capsys):
         assert json.loads(out)
 
 
+@pytest.mark.parametrize(("found", "told"), [(["avx2", "generic"], "avx2"), ([], "none: torch")])
+def test_env_tells_whether_the_kernel_is_compiled(found, told, capsys, monkeypatch):
+    monkeypatch.setattr("secateur.information.backends.find_instruction_sets", lambda: found)
+    _, out, _ = call("env", "--json", capsys=capsys)
+    facts = {row["name"]: row["value"] for row in json.loads(out)}
+    assert facts["compiled kernel"].startswith(told)
+
+
 def test_dry_run_writes_nothing_and_foretells_the_size(checkpoint, tmp_path, capsys):
     _, foretold, _ = call("prune", checkpoint, tmp_path / "out", *FAST, "--dry-run", "--json", capsys=capsys)
     assert not (tmp_path / "out").exists()

@@ -61,6 +61,8 @@ class PruneResult:
     """A batch that the written checkpoint is verified on."""
     threads: int
     """CPU threads that it was made with."""
+    information_backends: tuple[str, ...]
+    """What computed the information between neurons; empty where none was asked for."""
     is_from_recipe: bool
     """Whether the recipe alone says what was read (rather than texts or batches given from Python)."""
 
@@ -109,6 +111,7 @@ class PruneResult:
                 "token_ids_sha256": self.calibration.sha256,
             },
             "threads": self.threads,
+            "information_backends": list(self.information_backends),
             "versions": find_versions(),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "warnings": list(self.warnings),
@@ -191,6 +194,7 @@ def finish(
         recipe=context.recipe,
         example=context.calibration.batches[0],
         threads=torch.get_num_threads(),
+        information_backends=context.information_backends,
         is_from_recipe=is_from_recipe,
     )
 

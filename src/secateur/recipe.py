@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     kernels: int = _bounded(1, "a whole number of at least 1", ge=1)
     """Kernels that information is averaged over, as far as `samples` has rows for them."""
     kernel_width: Annotated[float, Field(gt=0, le=16)] | Literal["scott-scaled", "scott", "scott-layer"] = _bounded(
-        0.25, "a number in (0, 16], scott-scaled, scott or scott-layer"
+        0.42, "a number in (0, 16], scott-scaled, scott or scott-layer"
     )
     """Kernel widths: a number r = sigma / std for all neurons, or the rule by which each finds its own."""
     mi_memory: ByteSize | None = _bounded(None, "a size such as 4GB")

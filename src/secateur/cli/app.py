@@ -184,9 +184,12 @@ def env_command(*, as_json: Json = False, debug: Debug = False) -> None:
     import torch
 
     from secateur.checkpoint.manifest import find_versions
+    from secateur.information.backends import find_instruction_sets
 
+    instruction_sets = find_instruction_sets()
     facts = {
         **find_versions(),
+        "compiled kernel": instruction_sets[0] if instruction_sets else "none: torch computes information, slower",
         "threads": str(torch.get_num_threads()),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

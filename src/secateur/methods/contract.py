@@ -114,6 +114,11 @@ class PruningContext:
             )
         return self._information[key]
 
+    @property
+    def information_backends(self) -> tuple[str, ...]:
+        """Back ends that information was computed by so far."""
+        return tuple(sorted({found.backend for found in self._information.values()}))
+
     def under(self, recipe: Recipe) -> PruningContext:
         """The same measurements under a recipe that differs only in how neurons are chosen and made up for."""
         changed = {name for name in Recipe.model_fields if getattr(recipe, name) != getattr(self.recipe, name)}

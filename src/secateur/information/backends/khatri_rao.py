@@ -19,7 +19,7 @@ from secateur.information.backends.contract import (
 from secateur.information.backends.eigenvalues import entropy_of_pairs
 from secateur.information.entropy import entropy_of_spectrum
 from secateur.information.features import Features
-from secateur.information.neurons import SMALLEST_PRODUCT, Neurons
+from secateur.information.neurons import Neurons, find_smallest_product
 from secateur.information.rational import RationalFit, fit_entropy
 
 FEATURE_BOUND_NATS = 2e-6
@@ -64,9 +64,10 @@ def joint_by_khatri_rao(
 
 def _low_rank_tile(a: Features, b: Features, alpha: float) -> tuple[Tensor, Tensor, Tensor] | None:
     """Entropy, bound and missing trace of a tile, or None where whole Gram matrices cost less."""
+    rows = a.values.shape[1]
     largest = torch.outer(a.spectrum.amax(dim=0), b.spectrum.amax(dim=0))
-    first, second = (largest >= SMALLEST_PRODUCT).nonzero().T
-    rows, count = a.values.shape[1], len(first)
+    first, second = (largest >= find_smallest_product(rows)).nonzero().T
+    count = len(first)
     if count >= rows:
         return None
     x = a.values[:, None, :, first] * b.values[None, :, :, second]  # (Ka, Kb, n, R)

@@ -25,7 +25,7 @@ from secateur.information.backends.eigenvalues import entropy_of_pairs
 from secateur.information.backends.khatri_rao import joint_by_khatri_rao
 from secateur.information.entropy import entropy_of_spectrum
 from secateur.information.kernels import packed_grams
-from secateur.information.neurons import SMALLEST_PRODUCT, Neurons
+from secateur.information.neurons import Neurons, find_smallest_product
 from secateur.information.rational import RationalFit, fit_entropy
 
 try:
@@ -108,7 +108,7 @@ class _Traces:
             b.features.values.numpy(),
             b.features.spectrum.numpy(),
             triangle=triangle,
-            smallest=SMALLEST_PRODUCT,
+            smallest=find_smallest_product(a.rows),
             most_features=find_most_features(a.rows),
             shifts=fit.shifts,
             coefficients=fit.coefficients,
