@@ -316,3 +316,13 @@ def test_pairs_of_many_rows_are_not_left_to_whole_grams():
     x = torch.from_numpy(np.random.default_rng(0).standard_t(3, size=(600, 24)))
     found = mutual_information(x, width=4.0, batch_size=None)
     assert found.path_share == {"low rank": 1.0}
+
+
+def test_an_offset_costs_no_digits():
+    """A neuron far from 0 and almost constant, as one of MiniLM's is."""
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(100, 16)))
+    x[:, 0] += 5000
+    found = mutual_information(x, width=0.42, batch_size=None)
+    exact = mutual_information(x, width=0.42, batch_size=None, dtype="float64")
+    assert (np.abs(found.mi_nats - exact.mi_nats).max(axis=1) <= found.error_bound_nats).all()
+    assert np.abs(found.mi_nats - exact.mi_nats)[0].max() <= 2e-5

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from secateur.checkpoint.manifest import find_versions
@@ -240,10 +241,11 @@ def numpy_loop(neurons: Neurons, count: int) -> None:
     """What a user writes first: one product and one eigvalsh a pair."""
     grams = neuron_grams(neurons.scaled).numpy() / neurons.rows
     generator = np.random.default_rng(0)
-    for k, other in generator.integers(len(grams), size=(count, 2)):
-        joint = grams[k] * grams[other] * neurons.rows
-        values = np.linalg.eigvalsh(joint).clip(min=0)
-        np.log((values**ALPHA).sum()) / (1 - ALPHA)
+    with threadpool_limits(1):
+        for k, other in generator.integers(len(grams), size=(count, 2)):
+            joint = grams[k] * grams[other] * neurons.rows
+            values = np.linalg.eigvalsh(joint).clip(min=0)
+            np.log((values**ALPHA).sum()) / (1 - ALPHA)
 
 
 def batched_eigenvalues(neurons: Neurons, count: int) -> None:

@@ -3,8 +3,8 @@
     SECATEUR_DATA=... python benchmarks/smollm2/run.py
 
 Calibrates on 24,576 tokens of validation.tokens.txt and scores on the first 16,384 tokens of test.raw.txt, window 512,
-not rounded (width 1229). Activations are measured once and serve every row. Rows that results.json holds are not run
-again: delete it after a change of defaults.
+not rounded (width 1229). Information at alpha 2 over 256 rows, r = 0.25, unless a row says otherwise. Activations are
+measured once and serve every row. Rows that results.json holds are not run again: delete it after a change of defaults.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ BASE = {
     "round_to": 1,
     "calibration": str(TEXT / "validation.tokens.txt"),
     "calibration_tokens": 24576,
+    "alpha": 2.0,
+    "kernel_rows": 256,
+    "kernel_width": 0.25,
 }
 WIDTHS = ("scott-scaled", 4.0, 2.0, 1.0, 0.42, 0.1)
 ROWS = {
-    "redundancy (default)": {},
+    "redundancy": {},
     "importance": {"information": False},
     "redundancy, no refit": {"refit": False},
     "importance, no refit": {"information": False, "refit": False},

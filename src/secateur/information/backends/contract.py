@@ -19,7 +19,7 @@ LOW_RANK_SHIFT, WHOLE_SHIFT = 1e-7, 5e-7
 MOST_MISSING = 4e-6
 """Trace (of 1) that may be missing from a product of features; pairs that miss more are done on whole Gram matrices."""
 ROUNDING_NATS = 2e-5
-"""Allowance for float32 rounding: several times the largest seen (benchmarks/information)."""
+"""Allowance for float32 rounding; with the fit it was off by half of both bounds at most (benchmarks/information)."""
 
 
 class Path(IntEnum):

@@ -122,8 +122,8 @@ class _Traces:
 
     def fill_by_whole_grams_(self, a: Neurons, b: Neurons, fit: RationalFit, triangle: bool, isa: str) -> None:
         """Fill in what is still UNDONE."""
-        grams = packed_grams(a.scaled.float(), torch.float32)
-        others = grams if triangle else packed_grams(b.scaled.float(), torch.float32)
+        grams = packed_grams(a.scaled, torch.float32)
+        others = grams if triangle else packed_grams(b.scaled, torch.float32)
         _kernel.full(
             grams.numpy(),
             others.numpy(),
