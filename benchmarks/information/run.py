@@ -178,7 +178,11 @@ def measure_threads(x: Tensor, r: float) -> dict[str, Any]:
 
 def measure_neurons(layers: list[Tensor], count: int, r: float) -> dict[str, Any]:
     """Seconds for K neurons; beyond 1536 from a sample of blocks."""
-    x = layers[2][:100] if count <= 1536 else torch.cat([*(m[:100] for m in layers), layers[0][100:200]], dim=1)
+    x = (
+        layers[2][:100]
+        if count <= 1536
+        else torch.cat([*(m[:100] for m in layers), layers[0][100:200], layers[1][100:200]], dim=1)
+    )
     neurons, native = prepare(x[:, :count], r), BACKENDS["float32"]["native"]
     blocks = list(plan_blocks(count, 100))
     off_diagonal = [block for block in blocks if block[0] != block[1]] or blocks

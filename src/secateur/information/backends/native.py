@@ -121,9 +121,16 @@ class _Traces:
         self.status[(self.status != UNDONE) & (1 - self.kept > MOST_MISSING)] = UNDONE
 
     def fill_by_whole_grams_(self, a: Neurons, b: Neurons, fit: RationalFit, triangle: bool, isa: str) -> None:
-        """Fill in what is still UNDONE."""
-        grams = packed_grams(a.scaled, torch.float32)
-        others = grams if triangle else packed_grams(b.scaled, torch.float32)
+        """Fill in what is still UNDONE, from the Gram matrices of the neurons that have such a pair."""
+        undone = self.status == UNDONE
+        if triangle:
+            undone = np.triu(undone)
+        left, right = undone.any(axis=1), undone.any(axis=0)
+        if triangle:
+            left = right = left | right
+        some, at = self._select(left, right), np.ix_(left, right)
+        grams = packed_grams(a.scaled[torch.from_numpy(left)], torch.float32)
+        others = grams if triangle else packed_grams(b.scaled[torch.from_numpy(right)], torch.float32)
         _kernel.full(
             grams.numpy(),
             others.numpy(),
@@ -132,10 +139,15 @@ class _Traces:
             shifts=fit.shifts,
             coefficients=fit.coefficients,
             threads=torch.get_num_threads(),
-            loss=self.loss,
-            status=self.status,
+            loss=some.loss,
+            status=some.status,
             isa=isa,
         )
+        self.loss[at], self.status[at] = some.loss, some.status
+
+    def _select(self, left: NDArray[np.bool_], right: NDArray[np.bool_]) -> _Traces:
+        at = np.ix_(left, right)
+        return _Traces(self.loss[at], self.kept[at], self.status[at])
 
 
 def find_most_features(rows: int) -> int:
