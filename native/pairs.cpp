@@ -232,8 +232,10 @@ double multiply_adds(long rounds) {
     Floats x[20];
     for (int i = 0; i < 20; ++i) x[i] = broadcast<Floats>(1.0f + i);
     const Floats factor = broadcast<Floats>(0.999f), term = broadcast<Floats>(1e-3f);
-    for (long round = 0; round < rounds; ++round)
+    for (long round = 0; round < rounds; ++round) {
+#pragma GCC unroll 20
         for (int i = 0; i < 20; ++i) x[i] = x[i] * factor + term;
+    }
     double sum = 0;
     for (int i = 0; i < 20; ++i)
         for (int lane = 0; lane < L; ++lane) sum += x[i][lane];

@@ -2,7 +2,7 @@
 
     SECATEUR_DATA=... python benchmarks/information/run.py
 
-Neurons are MiniLM's feed-forward neurons (layer 2 for K = 512; K = 11,008 draws on all six layers), rows the first
+Neurons are MiniLM's feed-forward neurons (layer 2; K = 11,008 takes all six, and two again on other rows), rows the first
 tokens of SST-2 sentences. Parts that results.json holds are not run again; delete it to start afresh.
 """
 
