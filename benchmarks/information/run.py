@@ -2,8 +2,8 @@
 
     SECATEUR_DATA=... python benchmarks/information/run.py
 
-Neurons are MiniLM's feed-forward neurons (layer 2; K = 11,008 takes all six, and two again on other rows), rows the first
-tokens of SST-2 sentences. Parts that results.json holds are not run again; delete it to start afresh.
+Neurons are MiniLM's feed-forward neurons (layer 2; K = 11,008 takes all six, and two again on other rows), rows the
+first tokens of SST-2 sentences. Parts that results.json holds are not run again; delete it to start afresh.
 """
 
 from __future__ import annotations
