@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from secateur.errors import InputError
 from secateur.information import mutual_information
 from secateur.information.backends import BACKENDS, choose_backend, find_instruction_sets, native
-from secateur.information.backends.contract import Path
+from secateur.information.backends.contract import LOW_RANK_SHIFT, Path
 from secateur.information.backends.eigenvalues import joint_by_eigenvalues
-from secateur.information.backends.khatri_rao import joint_by_khatri_rao
+from secateur.information.backends.khatri_rao import _trace_of_fit, joint_by_khatri_rao
+from secateur.information.entropy import loss_of_spectrum
 from secateur.information.features import MOST_FEATURES, factor_grams
 from secateur.information.kernels import estimate_std, neuron_grams, packed_grams
 from secateur.information.matrix import BLOCK, allocate, plan_blocks
@@ -198,6 +199,16 @@ def test_the_kernel_refuses_arrays_of_the_wrong_shape():
         native._kernel.full(grams, grams[:3], rows=10, **given_, **results)
     with pytest.raises(ValueError, match="no instruction set 'mmx'"):
         native._kernel.full(grams, grams, rows=10, isa="mmx", **given_, **results)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.01, 2.0])
+def test_cholesky_factors_give_the_trace_of_f_that_eigenvalues_give(alpha):
+    """The way of CUDA."""
+    features = activations(100, 12, 0) * torch.logspace(0, -3, 12, dtype=torch.float64)
+    gram = (features.mT @ features / features.square().sum()).expand(3, -1, -1)
+    fit = fit_entropy(alpha, LOW_RANK_SHIFT)
+    truth = loss_of_spectrum(torch.linalg.eigvalsh(gram).clamp_(min=0), alpha)
+    assert (_trace_of_fit(gram, fit) - truth).abs().max() <= fit.trace_error(12)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.01, 5.0])

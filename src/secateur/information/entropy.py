@@ -33,15 +33,18 @@ def entropy_of_spectrum(values: Tensor, alpha: float) -> Tensor:
     if alpha < 1:
         noise = values.shape[-1] * torch.finfo(values.dtype).eps
         values = values * (values / noise - 1).clamp(0, 1) ** (1 / alpha)
-    logs = torch.where(values > 0, values, torch.ones_like(values)).log()
-    if alpha == 1:
-        return -(values * logs).sum(-1)
     if alpha > 1.5:
         return values.pow(alpha).sum(-1).log() / (1 - alpha)
-    lost = -(values * torch.expm1((alpha - 1) * logs)).sum(-1)  # (alpha - 1) sum F
-    return torch.log1p(-lost) / (1 - alpha)
+    return entropy_of_loss(loss_of_spectrum(values, alpha), alpha)
+
+
+def loss_of_spectrum(values: Tensor, alpha: float) -> Tensor:
+    """(...) trace of F(x) = (x - x^alpha) / (alpha - 1) over (..., n) eigenvalues."""
+    logs = values.clamp(min=torch.finfo(values.dtype).tiny).log()
+    powers = logs if alpha == 1 else torch.expm1((alpha - 1) * logs) / (alpha - 1)
+    return -(values * powers).sum(-1)
 
 
 def entropy_of_loss(loss: Tensor, alpha: float) -> Tensor:
-    """Entropy from the trace of F(x) = (x - x^alpha) / (alpha - 1), for alpha of at least 1; at 1 they are equal."""
+    """Entropy from the trace of F(x) = (x - x^alpha) / (alpha - 1); at alpha = 1 they are equal."""
     return loss if alpha == 1 else -torch.log1p((1 - alpha) * loss) / (alpha - 1)
