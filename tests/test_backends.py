@@ -12,7 +12,8 @@ from secateur.information.backends import BACKENDS, choose_backend, find_instruc
 from secateur.information.backends.contract import LOW_RANK_SHIFT, Path
 from secateur.information.backends.eigenvalues import joint_by_eigenvalues
 from secateur.information.backends.khatri_rao import _trace_of_fit, joint_by_khatri_rao
-from secateur.information.entropy import loss_of_spectrum
+from secateur.information.entropy import entropy_nats, loss_of_spectrum
+from secateur.information.exact import exact_entropy
 from secateur.information.features import MOST_FEATURES, factor_grams
 from secateur.information.kernels import estimate_std, neuron_grams, packed_grams
 from secateur.information.matrix import BLOCK, allocate, plan_blocks
@@ -311,6 +312,30 @@ def test_more_rows_in_one_kernel_agree_with_the_reference():
     truth = mutual_information(x, width=4.0, batch_size=None, backend="eigenvalues", dtype="float64")
     assert found.rows_per_kernel == 900
     assert found.path_share["low rank"] > 0.9
+    assert (np.abs(found.values - truth.values) <= found.error_bound_nats[:, None]).all()
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("width", [6.0, 1.0, 0.02])
+def test_entropies_over_many_rows_are_those_of_whole_grams(alpha, width):
+    """At r = 0.02 the rank is too high for a factor."""
+    z = activations(400, 6, 0).T / width
+    single, double = z[3:, None], torch.stack([z[3:5], z[4:6]], dim=1)
+    grams = neuron_grams(z)
+    for points, wanted in ((single, grams[3:]), (double, grams[3:5] * grams[4:6])):
+        assert (exact_entropy(points, alpha) - entropy_nats(wanted, alpha)).abs().max() <= 1e-9
+
+
+@compiled
+@pytest.mark.parametrize(("width", "most_missing"), [(0.1, 4e-6), (6.0, 0.0)])
+def test_pairs_over_many_rows_that_are_left_over_are_done_in_float64(monkeypatch, width, most_missing):
+    monkeypatch.setattr(native, "MOST_WHOLE_ROWS", 250)
+    monkeypatch.setattr(native, "MOST_MISSING", most_missing)
+    x = activations(300, 12, 7)[:, 4:]
+    found = mutual_information(x, width=width, batch_size=None, backend="native")
+    truth = mutual_information(x, width=width, batch_size=None, backend="eigenvalues", dtype="float64")
+    assert found.path_share["float64"] > 0.5
+    assert "full" not in found.path_share
     assert (np.abs(found.values - truth.values) <= found.error_bound_nats[:, None]).all()
 
 

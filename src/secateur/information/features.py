@@ -13,6 +13,9 @@ EXACT = 1e-12
 """Trace (of 1) that may be missing from features that count as exact."""
 BLOCK_BYTES = 1 << 22
 """Memory for the factors of one block of neurons."""
+FIRST_COLUMNS = 48
+"""Columns that a factor has room for at first; the room doubles as it fills."""
+COLUMNS_BETWEEN_CHECKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def factor_grams(scaled: Tensor, smallest: float) -> tuple[Features, Tensor, Ten
 
 def _factor_block(scaled: Tensor, smallest: float) -> tuple[Features, Tensor, Tensor]:
     n = scaled.shape[1]
-    factor, missing = _pivoted_cholesky(scaled)  # (b, m, n)
+    factor, missing = factor_gaussian_grams(scaled[:, None], MOST_FEATURES)  # (b, m, n)
     values, vectors = torch.linalg.eigh(factor @ factor.mT / n)
     values = values.flip(-1).clamp_(min=0)  # (b, m)
     rank = max(1, int((values >= smallest).sum(dim=1).max()))
@@ -83,26 +86,42 @@ def _factor_block(scaled: Tensor, smallest: float) -> tuple[Features, Tensor, Te
     return features, values, missing <= EXACT
 
 
-def _pivoted_cholesky(scaled: Tensor) -> tuple[Tensor, Tensor]:
-    """(b, m, n) factors whose products F' F are the Gram matrices, and (b,) the trace (of 1) that is missing."""
-    b, n = scaled.shape
-    most = min(MOST_FEATURES, n)
-    factor = scaled.new_zeros(b, most, n)
-    remainder = scaled.new_ones(b, n)
-    for m in range(most):
+def factor_gaussian_grams(points: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Pivoted Cholesky factors of Gaussian Gram matrices, which are not formed.
+
+    Args:
+        points: (b, d, n) float64, n points in d dimensions, in units of the kernel width: one neuron's activations
+            have d = 1; the entrywise product of two neurons' Gram matrices is the Gram of d = 2.
+        most: columns of the factor at most.
+
+    Returns:
+        (b, m, n) factors F with F' F ~ Gram, m large enough for all; (b,) the trace (of 1) that is missing, at most
+        1e-12 unless m = `most`.
+
+    Cost:
+        n m^2 multiply-adds each.
+    """
+    b, dimensions, n = points.shape
+    most = min(most, n)
+    factor = points.new_zeros(b, min(most, FIRST_COLUMNS), n)
+    remainder = points.new_ones(b, n)
+    count = 0
+    while count < most:
+        if count == factor.shape[1]:
+            factor = torch.cat([factor, factor.new_zeros(b, min(count, most - count), n)], dim=1)
         largest, pivot = remainder.max(dim=1, keepdim=True)  # (b, 1)
-        column = torch.exp(-0.5 * (scaled - scaled.gather(1, pivot)).square())
-        if m:
-            at_pivot = factor[:, :m].gather(2, pivot[:, None].expand(b, m, 1))  # (b, m, 1)
-            column -= (at_pivot.mT @ factor[:, :m])[:, 0]
-        scale = torch.where(largest > EXACT / n, largest.clamp(min=EXACT / n).rsqrt(), 0.0)
-        column *= scale
-        factor[:, m] = column
+        at_pivot = points.gather(2, pivot[:, None].expand(b, dimensions, 1))
+        column = torch.exp(-0.5 * (points - at_pivot).square().sum(dim=1))
+        if count:
+            row = factor[:, :count].gather(2, pivot[:, None].expand(b, count, 1))  # (b, count, 1)
+            column -= (row.mT @ factor[:, :count])[:, 0]
+        column *= torch.where(largest > EXACT / n, largest.clamp(min=EXACT / n).rsqrt(), 0.0)
+        factor[:, count] = column
+        count += 1
         remainder = (remainder - column.square()).clamp_(min=0).scatter_(1, pivot, 0.0)
-        if m % 4 == 3 and bool((remainder.mean(dim=1) <= EXACT).all()):
-            most = m + 1
+        if count % COLUMNS_BETWEEN_CHECKS == 0 and bool((remainder.mean(dim=1) <= EXACT).all()):
             break
-    return factor[:, :most], remainder.mean(dim=1)
+    return factor[:, :count], remainder.mean(dim=1)
 
 
 def _widen(values: Tensor, width: int) -> Tensor:

@@ -13,19 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.information.backends import JointBlock, Path
-from secateur.information.neurons import GRAM_BYTES, Neurons
+from secateur.information.backends import MOST_WHOLE_ROWS, JointBlock, Path
+from secateur.information.features import MOST_FEATURES
+from secateur.information.neurons import Neurons
 
 Places = NDArray[np.int64]
 BLOCK = 512
-"""Neurons on each side of a block."""
+"""Neurons on each side of a block at most."""
+BLOCK_BYTES = 1 << 28
+"""Memory for what is held of the neurons of one side."""
 NAMES = {Path.LOW_RANK: "low rank", Path.FULL: "full", Path.FLOAT64: "float64"}
 
 
 def plan_blocks(neurons: int, rows: int) -> Iterator[tuple[slice, slice]]:
     """Blocks (a, b) that cover all pairs k <= l: each can be computed on its own, in any order."""
+    each = 4 * rows * max(MOST_FEATURES, rows if rows <= MOST_WHOLE_ROWS else 0)
     size = BLOCK
-    while size > 16 and size * rows * rows * 4 > GRAM_BYTES:  # float64 packed Gram matrices of one side
+    while size > 16 and size * each > BLOCK_BYTES:
         size //= 2
     slices = [slice(start, min(start + size, neurons)) for start in range(0, neurons, size)]
     yield from combinations_with_replacement(slices, 2)

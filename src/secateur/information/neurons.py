@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.information.entropy import entropy_nats, entropy_of_spectrum
+from secateur.information.entropy import entropy_of_spectrum
+from secateur.information.exact import exact_entropy
 from secateur.information.features import Features, factor_grams, no_features
-from secateur.information.kernels import neuron_grams
 
-GRAM_BYTES = 1 << 28
-"""Memory for the Gram matrices of one block."""
-CHEAP_ROWS = 200
-"""Rows up to which a whole Gram matrix is cheap, so that the few pairs that miss much may well be done on one."""
+PAIRS_AT_ONCE = 4096
+"""Pairs whose activations are put side by side at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +48,9 @@ class Neurons:
 def find_smallest_product(rows: int) -> float:
     """Products of two features under this eigenvalue (of 1 in all) are left out.
 
-    Over many rows 1 to 6 % of the pairs would miss too much at 1e-7, and a whole Gram matrix takes most of a second.
+    The more rows, the more there are to leave out: at 1e-7, 1 to 6 % of the pairs over 1000 rows would miss too much.
     """
-    return 1e-7 if rows <= CHEAP_ROWS else 1e-8
+    return min(1e-7, 1e-5 / rows)
 
 
 def prepare_neurons(x: Tensor, sigma: Tensor, alpha: float, *, with_features: bool) -> Neurons:
@@ -66,15 +64,19 @@ def prepare_neurons(x: Tensor, sigma: Tensor, alpha: float, *, with_features: bo
     """
     scaled = (x.double() / sigma.double()).T.contiguous()  # (K, n)
     if alpha < 1:  # the slope at 0 is infinite: a spectrum to 1e-12 is not enough
-        return Neurons(scaled, _entropy_by_eigenvalues(scaled, alpha), no_features(scaled))
+        return Neurons(scaled, exact_entropy(scaled[:, None], alpha), no_features(scaled))
     features, spectrum, is_whole = factor_grams(scaled, find_smallest_product(len(x)))
     entropy = entropy_of_spectrum(spectrum, alpha).clamp(min=0)
     if not bool(is_whole.all()):
-        entropy[~is_whole] = _entropy_by_eigenvalues(scaled[~is_whole], alpha)
+        entropy[~is_whole] = exact_entropy(scaled[~is_whole][:, None], alpha)
     return Neurons(scaled, entropy, features if with_features else no_features(scaled))
 
 
-def _entropy_by_eigenvalues(scaled: Tensor, alpha: float) -> Tensor:
-    rows = scaled.shape[1]
-    step = max(1, GRAM_BYTES // (8 * rows * rows))
-    return torch.cat([entropy_nats(neuron_grams(block), alpha) for block in torch.split(scaled, step)])
+def solve_pairs(a: Neurons, b: Neurons, pairs: Tensor, alpha: float) -> Tensor:
+    """(M,) exact joint entropies of some pairs (M, 2): a neuron of `a` and one of `b`."""
+    return torch.cat(
+        [
+            exact_entropy(torch.stack([a.scaled[some[:, 0]], b.scaled[some[:, 1]]], dim=1), alpha)
+            for some in torch.split(pairs, PAIRS_AT_ONCE)
+        ]
+    )

@@ -7,13 +7,22 @@ from typing import Literal
 import torch
 
 from secateur.errors import InputError, unknown_name
-from secateur.information.backends.contract import Backend, JointBlock, Path
+from secateur.information.backends.contract import MOST_WHOLE_ROWS, Backend, JointBlock, Path
 from secateur.information.backends.eigenvalues import EIGENVALUES
 from secateur.information.backends.khatri_rao import KHATRI_RAO
 from secateur.information.backends.native import FLOAT64_NATIVE, NATIVE, find_instruction_sets
 from secateur.information.backends.product import PRODUCT
 
-__all__ = ["BACKENDS", "Backend", "BackendName", "JointBlock", "Path", "choose_backend", "find_instruction_sets"]
+__all__ = [
+    "BACKENDS",
+    "MOST_WHOLE_ROWS",
+    "Backend",
+    "BackendName",
+    "JointBlock",
+    "Path",
+    "choose_backend",
+    "find_instruction_sets",
+]
 
 BackendName = Literal["auto", "native", "torch", "product", "eigenvalues"]
 BACKENDS = {

@@ -17,7 +17,9 @@ EXACT_BOUND_NATS = 1e-7
 LOW_RANK_SHIFT, WHOLE_SHIFT = 1e-7, 5e-7
 """Smallest shift of the fit. Whole Gram matrices in float32 have zero eigenvalues off by 1e-7, which it must exceed."""
 MOST_MISSING = 4e-6
-"""Trace (of 1) that may be missing from a product of features; pairs that miss more are done on whole Gram matrices."""
+"""Trace (of 1) that may be missing from a product of features; pairs that miss more are done another way."""
+MOST_WHOLE_ROWS = 1000
+"""Rows up to which the compiled kernel takes whole Gram matrices; beyond, it is no faster than float64 solvers."""
 ROUNDING_NATS = 2e-5
 """Allowance for float32 rounding; with the fit it was off by half of both bounds at most (benchmarks/information)."""
 

@@ -10,7 +10,7 @@ from secateur.information.entropy import entropy_nats
 from secateur.information.kernels import neuron_grams
 from secateur.information.neurons import Neurons
 
-BATCH_BYTES = 1 << 26
+BATCH_BYTES = 1 << 22
 """Memory for the joint Gram matrices of one call of the solver."""
 
 

@@ -21,10 +21,9 @@ from secateur.information.backends.contract import (
     Path,
     entropy_of_traces,
 )
-from secateur.information.backends.eigenvalues import entropy_of_pairs
 from secateur.information.entropy import entropy_of_spectrum, loss_of_spectrum
 from secateur.information.features import Features
-from secateur.information.neurons import Neurons, find_smallest_product
+from secateur.information.neurons import Neurons, find_smallest_product, solve_pairs
 from secateur.information.rational import RationalFit, fit_entropy
 
 FEATURE_BOUND_NATS = 2e-6
@@ -36,11 +35,11 @@ TILE_ENTRIES = 2**26
 
 
 Solver = Callable[[Neurons, Neurons, Tensor, float], Tensor]
-"""solve(a, b, pairs, alpha): (M,) joint entropies of some pairs (M, 2) from whole Gram matrices, in float64."""
+"""solve(a, b, pairs, alpha): (M,) joint entropies of some pairs (M, 2), exact."""
 
 
 def joint_by_khatri_rao(
-    a: Neurons, b: Neurons, alpha: float, triangle: bool, solve: Solver = entropy_of_pairs
+    a: Neurons, b: Neurons, alpha: float, triangle: bool, solve: Solver = solve_pairs
 ) -> JointBlock:
     """Joint entropies of a block.
 

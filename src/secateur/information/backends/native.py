@@ -14,6 +14,7 @@ from secateur.information.backends.contract import (
     EXACT_BOUND_NATS,
     LOW_RANK_SHIFT,
     MOST_MISSING,
+    MOST_WHOLE_ROWS,
     WHOLE_SHIFT,
     Backend,
     JointBlock,
@@ -21,11 +22,11 @@ from secateur.information.backends.contract import (
     entropy_of_traces,
     exact_block,
 )
-from secateur.information.backends.eigenvalues import entropy_of_pairs
 from secateur.information.backends.khatri_rao import joint_by_khatri_rao
 from secateur.information.entropy import entropy_of_spectrum
+from secateur.information.exact import FEW_ROWS
 from secateur.information.kernels import packed_grams
-from secateur.information.neurons import Neurons, find_smallest_product
+from secateur.information.neurons import Neurons, find_smallest_product, solve_pairs
 from secateur.information.rational import RationalFit, fit_entropy
 
 try:
@@ -33,6 +34,8 @@ try:
 except ImportError:
     _kernel = None  # type: ignore[assignment]
 
+MOST_PRODUCTS = 1024
+"""Products of features that a pair may need before it is done another way: each thread has 35 MB for as many."""
 SPECTRA_AT_ONCE = 4096
 """Pairs whose eigenvalues are held at once."""
 UNDONE, DONE, FLAGGED = 0, 1, 2
@@ -47,9 +50,9 @@ def find_instruction_sets() -> list[str]:
 def joint_by_kernel(a: Neurons, b: Neurons, alpha: float, triangle: bool, isa: str = "") -> JointBlock:
     """Joint entropies of a block in float32, with float64 log-determinants.
 
-    Low rank first; then whole Gram matrices for pairs that need too many features or miss too much trace; then float64
-    eigenvalues for those that float32 can't resolve. alpha < 1 takes float64 eigenvalues of whole Gram matrices
-    throughout, alpha > 2 those of products of features where these are few.
+    Low rank first; then whole Gram matrices for pairs that need too many features or, over few rows, miss too much
+    trace; then float64 for those that are still undone or that float32 can't resolve. alpha < 1 takes float64
+    eigenvalues of whole Gram matrices throughout, alpha > 2 those of products of features where these are few.
     """
     if alpha < 1:
         return joint_by_float64_kernel(a, b, alpha, triangle, isa)
@@ -60,7 +63,7 @@ def joint_by_kernel(a: Neurons, b: Neurons, alpha: float, triangle: bool, isa: s
     traces.fill_by_low_rank_(a, b, low_fit, triangle, isa)
     is_low = traces.status == DONE
     wanted = np.triu(np.ones_like(is_low)) if triangle else np.ones_like(is_low)
-    if (wanted & (traces.status == UNDONE)).any():
+    if a.rows <= MOST_WHOLE_ROWS and (wanted & (traces.status == UNDONE)).any():
         traces.fill_by_whole_grams_(a, b, whole_fit, triangle, isa)
     entropy, bound = entropy_of_traces(
         torch.from_numpy(traces.loss),
@@ -72,7 +75,7 @@ def joint_by_kernel(a: Neurons, b: Neurons, alpha: float, triangle: bool, isa: s
         rows=a.rows,
     )
     path = torch.from_numpy(np.where(is_low, Path.LOW_RANK, Path.FULL).astype(np.uint8))
-    redo = torch.from_numpy(np.argwhere(wanted & (traces.status == FLAGGED)))
+    redo = torch.from_numpy(np.argwhere(wanted & (traces.status != DONE)))
     if len(redo):
         at = (redo[:, 0], redo[:, 1])
         path[at], bound[at] = Path.FLOAT64, EXACT_BOUND_NATS
@@ -118,7 +121,8 @@ class _Traces:
             status=self.status,
             isa=isa,
         )
-        self.status[(self.status != UNDONE) & (1 - self.kept > MOST_MISSING)] = UNDONE
+        misses = (self.status != UNDONE) & (1 - self.kept > MOST_MISSING)
+        self.status[misses] = UNDONE if a.rows <= FEW_ROWS else FLAGGED  # a little is missing: the rank is not high
 
     def fill_by_whole_grams_(self, a: Neurons, b: Neurons, fit: RationalFit, triangle: bool, isa: str) -> None:
         """Fill in what is still UNDONE, from the Gram matrices of the neurons that have such a pair."""
@@ -151,14 +155,16 @@ class _Traces:
 
 
 def find_most_features(rows: int) -> int:
-    """Products R up to which n R^2 + 4/3 R^3 multiply-adds are fewer than three quarters of 4/3 n^3."""
-    sizes = np.arange(1, rows + 1, dtype=float)
+    """Products R up to which n R^2 + 4/3 R^3 multiply-adds are fewer than three quarters of 4/3 n^3; 1024 at most."""
+    sizes = np.arange(1, min(rows, MOST_PRODUCTS) + 1, dtype=float)
     cheaper = rows * sizes**2 + 4 / 3 * sizes**3 <= rows**3
     return max(1, int(cheaper.sum()))
 
 
 def _float64_entropy(a: Neurons, b: Neurons, pairs: Tensor, alpha: float, *, isa: str) -> Tensor:
-    """(M,) joint entropies of some pairs (M, 2) from whole Gram matrices."""
+    """(M,) joint entropies of some pairs (M, 2), from whole Gram matrices where rows are few."""
+    if a.rows > FEW_ROWS:
+        return solve_pairs(a, b, pairs, alpha)
     first, places_a = torch.unique(pairs[:, 0], return_inverse=True)
     second, places_b = torch.unique(pairs[:, 1], return_inverse=True)
     grams, others = (packed_grams(z, torch.float64).numpy() for z in (a.scaled[first], b.scaled[second]))
@@ -171,7 +177,7 @@ def _float64_entropy(a: Neurons, b: Neurons, pairs: Tensor, alpha: float, *, isa
     entropy = torch.cat(found)
     unsettled = entropy.isnan()
     if bool(unsettled.any()):
-        entropy[unsettled] = entropy_of_pairs(a, b, pairs[unsettled], alpha)
+        entropy[unsettled] = solve_pairs(a, b, pairs[unsettled], alpha)
     return entropy
 
 
