@@ -80,7 +80,8 @@ template <class V> inline V sum_of_squares(const V *x, int n) {
 // Reduces n x n matrices, packed by rows of the lower triangle, from the last row up; `packed` is used up. Rows should
 // be in ascending order of size: the reduction then keeps the digits of small eigenvalues.
 template <class V> void reduce(V *packed, int n, Tridiagonal<V> &t) {
-    const V tiny = broadcast<V>(sizeof(Scalar<V>) == 4 ? Scalar<V>(1e-36) : Scalar<V>(1e-300));
+    // Shorter rows count as zero: squares that the format can't hold would make the reflection not orthogonal.
+    const V tiny = broadcast<V>(sizeof(Scalar<V>) == 4 ? Scalar<V>(1e-28) : Scalar<V>(1e-288));
     const V one = broadcast<V>(1);
     for (int i = n - 1; i >= 1; --i) {
         const bool pending = i < n - 1;

@@ -20,8 +20,9 @@ MOST_MISSING = 4e-6
 """Trace (of 1) that may be missing from a product of features; pairs that miss more are done another way."""
 MOST_WHOLE_ROWS = 1000
 """Rows up to which the compiled kernel takes whole Gram matrices; beyond, it is no faster than float64 solvers."""
-ROUNDING_NATS = 2e-5
-"""Allowance for float32 rounding; with the fit it was off by half of both bounds at most (benchmarks/information)."""
+ROUNDING_NATS, WHOLE_ROUNDING_NATS = 1e-5, 1.5e-7
+"""Allowance for float32 rounding, and how much each row adds to it where whole Gram matrices are reduced; 2e-6 beyond
+the fit, and 9e-8 a row, were seen over 8 to 1000 rows (benchmarks/information)."""
 
 
 class Path(IntEnum):

@@ -15,6 +15,7 @@ from secateur.information.backends.contract import (
     LOW_RANK_SHIFT,
     MOST_MISSING,
     MOST_WHOLE_ROWS,
+    WHOLE_ROUNDING_NATS,
     WHOLE_SHIFT,
     Backend,
     JointBlock,
@@ -74,6 +75,7 @@ def joint_by_kernel(a: Neurons, b: Neurons, alpha: float, triangle: bool, isa: s
         alpha=alpha,
         rows=a.rows,
     )
+    bound += torch.from_numpy(np.where(is_low, 0, WHOLE_ROUNDING_NATS * a.rows))
     path = torch.from_numpy(np.where(is_low, Path.LOW_RANK, Path.FULL).astype(np.uint8))
     redo = torch.from_numpy(np.argwhere(wanted & (traces.status != DONE)))
     if len(redo):
