@@ -2,7 +2,7 @@
 
     SECATEUR_DATA=... python benchmarks/information/run.py
 
-Neurons are MiniLM's feed-forward neurons (layer 2; K = 11,008 takes all six, and two again on other rows), rows the
+Neurons are MiniLM's feed-forward neurons (layer 2; beyond 1,536 all six layers, and again on other rows), rows the
 first tokens of SST-2 sentences. Parts that results.json holds are not run again; delete it to start afresh.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,13 @@ def main() -> None:
         "threads, K = 512, n = 100": lambda: [measure_threads(layers[2][:100, :512], r) for r in (6.0, 0.42)],
         "growth with K, n = 100": lambda: [measure_neurons(layers, k, r) for k in (512, 1536, 11008) for r in WIDTHS],
         "growth with n, K = 128": lambda: [
-            measure_rows(layers[2][:n, :128], r) for n in (50, 100, 200, 500, 1000) for r in (6.0, 2.0)
+            measure_rows(layers[2][:n, :128], r)
+            for n in (50, 100, 200, 500, 1000, 2000, 4000, 8000)
+            for r in (6.0, 2.0)
         ],
-        "one kernel over 1000 rows, K = 128": lambda: [measure_many_rows(layers[2][:, :128], r) for r in WIDTHS],
+        "one kernel over 1000 rows": lambda: [measure_many_rows(layers[2][:1000], r, 12) for r in WIDTHS],
+        "one kernel over 4000 rows": lambda: [measure_many_rows(layers[2][:4000], r, 3) for r in WIDTHS],
+        "memory, K = 28672, n = 100": lambda: measure_memory(layers, 28672, 6.0),
         "alpha, n = 100, K = 128": lambda: [
             {"alpha": alpha, **check_accuracy(layers[2][:100, :128], r, alpha)}
             for alpha in (1.0, 1.01, 2.0, 5.0)
@@ -72,8 +77,9 @@ def main() -> None:
 
 
 def capture_activations() -> list[Tensor]:
-    """(1000, 1536) float64 of each of MiniLM's six layers."""
-    settings = {"calibration": str(SENTENCES), "text_column": "sentence", "sampling": "cls", "samples": 1000}
+    """(8000, 1536) float64 of each of MiniLM's six layers."""
+    settings = {"calibration": str(SENTENCES), "text_column": "sentence", "sampling": "cls", "samples": 8000}
+    settings["calibration_tokens"] = 160_000
     context = open_context(load_model("minilm"), None, make_recipe({**settings, "refit": False}))
     return [layer.samples.double() for layer in context.statistics]
 
@@ -178,12 +184,7 @@ def measure_threads(x: Tensor, r: float) -> dict[str, Any]:
 
 def measure_neurons(layers: list[Tensor], count: int, r: float) -> dict[str, Any]:
     """Seconds for K neurons; beyond 1536 from a sample of blocks."""
-    x = (
-        layers[2][:100]
-        if count <= 1536
-        else torch.cat([*(m[:100] for m in layers), layers[0][100:200], layers[1][100:200]], dim=1)
-    )
-    neurons, native = prepare(x[:, :count], r), BACKENDS["float32"]["native"]
+    neurons, native = prepare(many_neurons(layers, count), r), BACKENDS["float32"]["native"]
     blocks = list(plan_blocks(count, 100))
     off_diagonal = [block for block in blocks if block[0] != block[1]] or blocks
     chosen = blocks if count <= 1536 else off_diagonal[:: max(1, len(off_diagonal) // 3)][:3]
@@ -210,22 +211,61 @@ def measure_rows(x: Tensor, r: float) -> dict[str, Any]:
     return {"n": len(x), "width": r, "microseconds_per_pair": spread(times)}
 
 
-def measure_many_rows(x: Tensor, r: float) -> dict[str, Any]:
-    """One kernel over 1000 rows: time, and errors on a few neurons."""
-    few = x[:, :12]
-    exact = mutual_information(few, width=r, alpha=ALPHA, batch_size=None, dtype="float64")
-    seconds: list[float] = []
-    seconds.append(time_seconds(lambda: mutual_information(x[:, :32], width=r, alpha=ALPHA, batch_size=None)))
-    found = mutual_information(few, width=r, alpha=ALPHA, batch_size=None)
+def measure_many_rows(x: Tensor, r: float, checked: int) -> dict[str, Any]:
+    """One kernel over many rows: time for 32 neurons, widths and features included, and errors on a few."""
+    few = x[:, :checked]
+    exact = mutual_information(few, width=r, batch_size=None, backend="eigenvalues", dtype="float64")
+    found = mutual_information(few, width=r, batch_size=None)
     error = np.abs(found.mi_nats - exact.mi_nats)
+    timed = mutual_information(x[:, :32], width=r, batch_size=None)
+    seconds = [time_seconds(lambda: mutual_information(x[:, :32], width=r, batch_size=None)) for _ in range(3)]
     return {
+        "n": len(x),
         "width": r,
-        "milliseconds_per_pair": round(1e3 * seconds[0] / (32 * 33 / 2), 3),
-        "path_share": found.path_share,
+        "milliseconds_per_pair": spread([each / (32 * 33 / 2) for each in seconds], 1e3),
+        "path_share": timed.path_share,
         "max_error_nats": float(error.max()),
         "bound_holds": bool((error.max(axis=1) <= found.error_bound_nats).all()),
-        "median_bound_nats": float(np.median(found.error_bound_nats)),
+        "median_bound_nats": float(np.median(timed.error_bound_nats)),
     }
+
+
+def measure_memory(layers: list[Tensor], count: int, r: float) -> dict[str, Any]:
+    """The whole call with the matrix in a temporary file, two threads; memory is what is not backed by a file."""
+    x = many_neurons(layers, count)
+    before, peak, done = anonymous_memory(), [0], Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            peak[0] = max(peak[0], anonymous_memory())
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    seconds = time_seconds(lambda: mutual_information(x, width=r, batch_size=None, most_bytes=1 << 20, threads=2))
+    done.set()
+    watcher.join()
+    return {
+        "K": count,
+        "width": r,
+        "threads": 2,
+        "seconds": round(seconds, 1),
+        "matrix_bytes": 4 * count**2,
+        "peak_memory_bytes_beyond_start": peak[0] - before,
+    }
+
+
+def many_neurons(layers: list[Tensor], count: int) -> Tensor:
+    """(100, K): layer 2's, and beyond its 1536 those of all layers, on other rows where these are used up."""
+    if count <= 1536:
+        return layers[2][:100, :count]
+    rounds = -(-count // (6 * 1536))
+    return torch.cat([x[100 * i : 100 * (i + 1)] for i in range(rounds) for x in layers], dim=1)[:, :count]
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process in memory that no file backs."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])
 
 
 def prepare(x: Tensor, r: float) -> Neurons:
