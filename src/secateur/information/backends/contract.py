@@ -21,8 +21,8 @@ MOST_MISSING = 4e-6
 MOST_WHOLE_ROWS = 1000
 """Rows up to which the compiled kernel takes whole Gram matrices; beyond, it is no faster than float64 solvers."""
 ROUNDING_NATS, WHOLE_ROUNDING_NATS = 1e-5, 1.5e-7
-"""Allowance for float32 rounding, and how much each row adds to it where whole Gram matrices are reduced; 2e-6 beyond
-the fit, and 9e-8 a row, were seen over 8 to 1000 rows (benchmarks/information/bounds.py)."""
+"""Allowance for float32 rounding, and how much each row adds to it where whole Gram matrices are reduced; with the fit
+and the missing trace, errors were 0.71 of the bound at most (benchmarks/information/bounds.py)."""
 
 
 class Path(IntEnum):
