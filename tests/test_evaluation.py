@@ -10,7 +10,7 @@ from secateur.evaluation.embeddings import embed
 from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
 from secateur.evaluation.speed import measure_latency
 from secateur.models.loading import load_model, wrap_model
-from secateur.scoring import example_batch, profile, score_task, score_text
+from secateur.scoring import example_batch, profile, score_embeddings, score_text
 
 IDS = torch.randint(3, 300, (100,), generator=torch.Generator().manual_seed(0)).tolist()
 
@@ -91,7 +91,7 @@ def test_stsb_is_the_spearman_correlation_of_cosines(tmp_path):
     (tmp_path / "stsb").mkdir()
     (tmp_path / "stsb/validation.tsv").write_text("\n".join(lines))
     loaded = wrap_model(tiny.make_model("bert-model"), tiny.make_tokenizer())
-    score, count = score_task(loaded, "stsb-embeddings", tmp_path)
+    score, count = score_embeddings(loaded, tmp_path)
     first, second = (embed(loaded, [row[place] for row in rows]) for place in (0, 1))
     assert count == 4
     assert score == pytest.approx(spearmanr((first * second).sum(1), [row[2] for row in rows]).statistic, abs=1e-6)

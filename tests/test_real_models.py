@@ -4,7 +4,7 @@ import pytest
 
 from secateur import prune
 from secateur.models.loading import load_model
-from secateur.scoring import compare_embeddings, score_task
+from secateur.scoring import compare_embeddings, score_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def test_pruned_minilm_keeps_its_embeddings(minilm, pruned):
 def test_pruned_minilm_still_agrees_with_people(minilm, pruned, shared_data, tmp_path):
     lines = (shared_data / "stsb/validation.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "validation.tsv").write_text("".join(lines[:401]), encoding="utf-8")
-    dense, pairs = score_task(minilm, "stsb-embeddings", tmp_path)
-    smaller, _ = score_task(pruned, "stsb-embeddings", tmp_path)
+    dense, pairs = score_embeddings(minilm, tmp_path)
+    smaller, _ = score_embeddings(pruned, tmp_path)
     assert pairs == 400
     assert dense > 0.8
     assert smaller > dense - 0.05

@@ -11,6 +11,7 @@ import torch
 
 from secateur.calibration import Batch, add_decoder_input, find_length, require_tokenizer, take_tokens
 from secateur.errors import InputError, unknown_name
+from secateur.evaluation.classification import predict, require_head, score_predictions, tokenise
 from secateur.evaluation.embeddings import embed, score_stsb
 from secateur.evaluation.perplexity import Gap, PerplexityScore, compare_losses, evaluate_perplexity
 from secateur.evaluation.speed import Latency, measure_latency
@@ -18,9 +19,10 @@ from secateur.models.loading import LoadedModel
 from secateur.models.safety import bytes_on_disk
 from secateur.models.sizes import measure_size
 from secateur.results import ModelSize, Progress, no_progress
+from secateur.tasks import TASKS, Metric, read_examples
 from secateur.texts import TextSource, default_passages, open_texts
 
-TASKS = ("stsb-embeddings",)
+EMBEDDINGS_TASK = "stsb-embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +134,34 @@ def compare_embeddings(
     return float(cosines.mean()), len(rows)
 
 
-def score_task(
-    loaded: LoadedModel, task: str, data: Path | None, progress: Progress = no_progress
-) -> tuple[float, int]:
-    """Spearman correlation on stsb-embeddings, and the number of pairs."""
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
+def score_embeddings(loaded: LoadedModel, data: Path | None, progress: Progress = no_progress) -> tuple[float, int]:
+    """Spearman correlation of embedding cosines with people's scores of STS-B pairs, and the number of pairs."""
     if data is None:
-        raise InputError(f"task {task} needs --data, the folder with stsb/validation.tsv")
+        raise InputError(f"task {EMBEDDINGS_TASK} needs --data, the folder with stsb/validation.tsv")
     _require_encoder(loaded)
     return score_stsb(loaded, data, progress)
+
+
+def score_task(
+    loaded: LoadedModel, name: str, data: Path | None, progress: Progress = no_progress
+) -> tuple[dict[Metric, float], int]:
+    """Each metric of a labelled task on its validation rows, and the number of rows.
+
+    Args:
+        loaded: an encoder with a classification head, say from `secateur finetune`.
+        name: of the task.
+        data: folder with the task's files; None: GLUE from the hub.
+        progress: told after each batch.
+
+    Raises:
+        InputError: the task is unknown, the head does not fit, or the data is missing.
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, [*TASKS, EMBEDDINGS_TASK])
+    task = TASKS[name]
+    require_head(loaded, task)
+    rows = tokenise(loaded, task, read_examples(task, data, "validation"))
+    return score_predictions(task, predict(loaded.model, rows, progress), rows.labels), len(rows)
 
 
 def how_to_score(loaded: LoadedModel) -> str:
@@ -149,7 +169,7 @@ def how_to_score(loaded: LoadedModel) -> str:
     if is_language_model(loaded):
         return "score it by perplexity"
     if loaded.family.kind == "encoder":
-        return "score it with --against OTHER or --task stsb-embeddings"
+        return "score it with --against OTHER or --task NAME"
     return f"{loaded.family.name} models are not scored here, only measured for size and speed"
 
 

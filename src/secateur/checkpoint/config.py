@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,19 @@ from secateur.models.families import Family
 from secateur.models.safety import read_config
 
 
-def write_config(folder: Path, *, original: Path | None, family: Family, width: int, dtype: str) -> None:
+def write_config(
+    folder: Path,
+    *,
+    original: Path | None,
+    family: Family,
+    width: int,
+    dtype: str,
+    changes: Mapping[str, Any] | None = None,
+) -> None:
     """Write config.json into a folder that transformers has just saved a model into.
 
     The original file is the start where there is one, since transformers rewrites keys that other programs read
-    (rope_theta, torch_dtype). Only the width changes, and the number format where it was changed too.
+    (rope_theta, torch_dtype). Only the width changes, the number format where it was changed too, and `changes`.
 
     Args:
         folder: the new checkpoint; its present config.json is replaced.
@@ -22,6 +31,7 @@ def write_config(folder: Path, *, original: Path | None, family: Family, width: 
         family: of the model.
         width: neurons in each feed-forward network.
         dtype: number format of the weights.
+        changes: other keys with new values.
     """
     path = folder / "config.json"
     if original is not None:
@@ -31,7 +41,7 @@ def write_config(folder: Path, *, original: Path | None, family: Family, width: 
         for key in ("_name_or_path", "quantization_config"):
             content.pop(key, None)
         _add_old_rope_keys(content)
-    content[family.width_key] = width
+    content |= {family.width_key: width, **(changes or {})}
     dtype_key = "torch_dtype" if "torch_dtype" in content else "dtype"
     if content.get(dtype_key) != dtype and (original is None or dtype_key in content):
         content[dtype_key] = dtype

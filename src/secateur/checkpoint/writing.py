@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,22 +78,9 @@ def write_checkpoint(
     """
     source = pruned.source
     original = source.original_folder if source else None
-    check_target(out, source=original, overwrite=overwrite)
-    with staged(out) as folder, quiet_transformers():
-        _save_weights(pruned, folder, original)
-        write_config(
-            folder,
-            original=original,
-            family=pruned.family,
-            width=configured_width(pruned.model.config, pruned.family),
-            dtype=number_format(pruned.model),
-        )
-        if original is not None:
-            copy_other_files(original, folder)
-        elif pruned.tokenizer is not None:
-            pruned.tokenizer.save_pretrained(folder)
+
+    def write_beside(folder: Path) -> None:
         save_plan(record.plan, folder / PLAN_FOLDER)
-        (folder / MARKER).write_text(json.dumps(record.manifest, indent=2) + "\n", encoding="utf-8")
         write_card(
             folder,
             base_model=pruned.name,
@@ -105,7 +92,51 @@ def write_checkpoint(
             command=record.command,
             original=original,
         )
-        verify(folder, pruned.model, example)
+
+    write_folder(pruned, out, example, manifest=record.manifest, write_beside=write_beside, overwrite=overwrite)
+
+
+def write_folder(
+    loaded: LoadedModel,
+    out: Path,
+    example: Batch,
+    *,
+    manifest: Mapping[str, Any],
+    changes: Mapping[str, Any] | None = None,
+    write_beside: Callable[[Path], None] = lambda folder: None,
+    overwrite: bool = False,
+) -> None:
+    """Write weights, config, tokenizer and a manifest; the same promises as `write_checkpoint`.
+
+    Args:
+        loaded: the model; `source` is where it came from.
+        out: where the folder goes.
+        example: a batch of inputs.
+        manifest: how the model came about.
+        changes: keys of the original's config.json that have other values now.
+        write_beside: writes what else belongs into the folder.
+        overwrite: replace a folder that Secateur wrote before.
+    """
+    original = loaded.source.original_folder if loaded.source else None
+    check_target(out, source=original, overwrite=overwrite)
+    with staged(out) as folder, quiet_transformers():
+        _save_weights(loaded, folder, original)
+        write_config(
+            folder,
+            original=original,
+            family=loaded.family,
+            width=configured_width(loaded.model.config, loaded.family),
+            dtype=number_format(loaded.model),
+            changes=changes,
+        )
+        if original is not None:
+            copy_other_files(original, folder)
+        elif loaded.tokenizer is not None:
+            loaded.tokenizer.save_pretrained(folder)
+        (folder / MARKER).parent.mkdir(exist_ok=True)
+        (folder / MARKER).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_beside(folder)
+        verify(folder, loaded.model, example)
 
 
 def copy_other_files(original: Path, folder: Path) -> None:

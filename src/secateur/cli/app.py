@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Make transformers smaller: cut feed-forward neurons whose information others already carry.",
 )
 Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id, or a demo model (smollm2, minilm).")]
+TASK_HELP = "sst2, stsb, mrpc, qqp or qnli for a classifier; stsb-embeddings: Spearman of sentence-embedding cosines."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -65,6 +66,52 @@ def prune_command(
     say(f"wrote {out} (read back and verified)")
 
 
+@app.command("finetune")
+def finetune_command(
+    model: Model,
+    task: Annotated[str, typer.Argument(help="sst2, stsb, mrpc, qqp or qnli.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    *,
+    data: Annotated[Path | None, typer.Option(help="Folder with TASK/train.tsv (default: GLUE from the hub).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At the start (default: 5e-5; BERT-tiny more).")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a step (default: 32; BERT-tiny 8 or 16).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows (default: 4).")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens in a row (default: 64 for sst2, else 128).")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Train on a random sample of this many rows.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: as torch decides).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if Secateur wrote it.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune the encoder MODEL on a labelled TASK; goes on where the same call was stopped."""
+    from secateur.models.source import find_source
+    from secateur.tasks import find_task
+
+    source, chosen = find_source(model, revision), find_task(task)
+
+    from secateur.checkpoint.staging import check_target
+    from secateur.cli.reports import describe_finetune, finetune_rows
+    from secateur.finetuning import choose_training, finetune, state_folder
+    from secateur.information import use_threads
+    from secateur.models.loading import load_model
+
+    check_target(out, source=source.original_folder, overwrite=overwrite)
+    loaded = load_model(model, dtype="float32", device=device, revision=revision)
+    given = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "max_length": max_length}
+    training = choose_training(loaded, chosen, **given, max_rows=max_rows, seed=seed)
+    with progress_on_stderr() as progress, use_threads(threads):
+        result = finetune(loaded, chosen, data, training, state=state_folder(out), progress=progress)
+        result.save(out, overwrite=overwrite)
+    if as_json:
+        print_json(describe_finetune(result, out))
+        return
+    print_table(f"{loaded.name}, fine-tuned on {chosen.name}", ("", "value"), finetune_rows(result))
+    say(f"wrote {out} (read back and verified)")
+
+
 @app.command("evaluate")
 def evaluate_command(
     model: Model,
@@ -76,7 +123,7 @@ def evaluate_command(
     ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Tokens between windows (default: the window).")] = None,
     against: Annotated[str | None, typer.Option(help="Another model to compare with.")] = None,
-    task: Annotated[str | None, typer.Option(help="stsb-embeddings: Spearman of sentence-embedding cosines.")] = None,
+    task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the task's data.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (default: the model's).")] = None,
@@ -234,7 +281,10 @@ def _embedding_score(loaded: Any, other: Any, text: str | None, progress: Any) -
 
 
 def _task_score(loaded: Any, task: str, data: Path | None, progress: Any) -> dict[str, Any]:
-    from secateur.scoring import score_task
+    from secateur.scoring import EMBEDDINGS_TASK, score_embeddings, score_task
 
-    spearman, count = score_task(loaded, task, data, progress)
-    return {"task": task, "spearman": round(spearman, 6), "pairs": count}
+    if task == EMBEDDINGS_TASK:
+        spearman, count = score_embeddings(loaded, data, progress)
+        return {"task": task, "spearman": round(spearman, 6), "pairs": count}
+    scores, count = score_task(loaded, task, data, progress)
+    return {"task": task, **{metric: round(value, 6) for metric, value in scores.items()}, "rows": count}

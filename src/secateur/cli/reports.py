@@ -18,6 +18,7 @@ from secateur.scoring import Profile, TextScore
 
 if TYPE_CHECKING:
     from secateur.demo import DemoResult, Measured
+    from secateur.finetuning import FinetuneResult
 
 Row = tuple[str, str, str]
 
@@ -77,6 +78,32 @@ def describe_prune(result: PruneResult, out: Path) -> dict[str, Any]:
         "seconds": dict(result.seconds),
         "warnings": list(result.warnings),
         "layers": [{"path": layer.path, "width": layer.width, **layer.figures} for layer in result.plan.layers],
+    }
+
+
+def finetune_rows(result: FinetuneResult) -> list[tuple[str, str]]:
+    """The table that `secateur finetune` prints."""
+    training = result.training
+    rows = [
+        ("rows trained on", f"{result.rows:,}"),
+        ("epochs, batch size, learning rate", f"{training.epochs}, {training.batch_size}, {training.learning_rate:g}"),
+    ]
+    rows += [(f"{metric}, {result.validation_rows:,} rows", f"{value:.4f}") for metric, value in result.scores.items()]
+    rows.append(("training rows a second", f"{result.rows_per_second:.0f}"))
+    return rows
+
+
+def describe_finetune(result: FinetuneResult, out: Path) -> dict[str, Any]:
+    """What `secateur finetune --json` prints."""
+    return {
+        "out": str(out),
+        "base_model": result.loaded.name,
+        "task": result.task.name,
+        "training": asdict(result.training),
+        "rows": result.rows,
+        "scores": dict(result.scores),
+        "validation_rows": result.validation_rows,
+        "rows_per_second": round(result.rows_per_second, 1),
     }
 
 

@@ -1,0 +1,279 @@
+"""Fine-tuning an encoder on a labelled task, epoch by epoch, so that it can stop and go on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from secateur.calibration import Batch
+from secateur.checkpoint.manifest import find_versions
+from secateur.checkpoint.staging import staged
+from secateur.checkpoint.writing import write_folder
+from secateur.errors import InputError
+from secateur.evaluation.classification import TaskRows, predict, score_predictions, tokenise
+from secateur.models.loading import LoadedModel, hash_weights
+from secateur.results import Progress, no_progress
+from secateur.tasks import Metric, Task, read_examples
+
+OTHER_LEARNING_RATE, OTHER_BATCH_SIZE = 5e-5, 32
+"""For encoders other than BERT-tiny, which the task's own settings are for."""
+BERT_TINY = (128, 2)
+"""Hidden size and layers of BERT-tiny."""
+WEIGHT_DECAY = 0.01
+SORTED_BATCHES = 50
+"""Batches' worth of shuffled rows that are sorted by length together."""
+NEW_WEIGHTS = ("pooler.", "classifier.", "score.")
+"""What a base model may lack: it starts at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How an encoder is fine-tuned."""
+
+    learning_rate: float
+    """At the start; it falls linearly to 0."""
+    batch_size: int
+    """Rows in a step."""
+    epochs: int = 4
+    """Passes over the training rows."""
+    max_length: int | None = None
+    """Tokens in a row at most; None: the task's own."""
+    max_rows: int | None = None
+    """Train on a random sample of this many rows; None: on all."""
+    seed: int = 0
+    """Of the new head, the sample, the order of rows and dropout."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """A fine-tuned model, and how it came about."""
+
+    loaded: LoadedModel
+    """The model, in evaluation mode, with its tokenizer and source."""
+    task: Task
+    """What it was trained on."""
+    training: Training
+    """How."""
+    rows: int
+    """Rows trained on."""
+    scores: Mapping[Metric, float]
+    """On the validation rows."""
+    validation_rows: int
+    """How many those are."""
+    rows_per_second: float
+    """Training rows a second, scoring left out; of this run if it went on from an earlier one."""
+    example: Batch = field(repr=False)
+    """A batch that the written checkpoint is verified on."""
+
+    def save(self, out: Path, *, overwrite: bool = False) -> None:
+        """Write an ordinary Hugging Face checkpoint, verified.
+
+        Raises:
+            InputError: `out` exists (and may not be replaced) or lies in the original's folder.
+            SecateurError: writing failed; nothing is left at `out`.
+        """
+        model: Any = self.loaded.model
+        changes = {"architectures": [type(model).__name__], "problem_type": model.config.problem_type}
+        changes |= {"id2label": _labels(self.task), "label2id": {name: i for i, name in _labels(self.task).items()}}
+        manifest = {
+            "task": self.task.name,
+            "training": asdict(self.training),
+            "base_model": self.loaded.name,
+            "scores": dict(self.scores),
+            "weights_sha256": hash_weights(model),
+            "versions": find_versions(),
+        }
+        write_folder(self.loaded, out, self.example, manifest=manifest, changes=changes, overwrite=overwrite)
+        shutil.rmtree(state_folder(out), ignore_errors=True)
+
+
+def state_folder(out: Path) -> Path:
+    """Hidden folder beside `out` that a training is kept in until it is done."""
+    return out.with_name(f".{out.name}.training")
+
+
+def choose_training(loaded: LoadedModel, task: Task, **settings: Any) -> Training:
+    """Settings with what was not given (None) filled in: the paper's for BERT-tiny, else 5e-5 and batches of 32."""
+    config: Any = loaded.model.config
+    is_tiny = (getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)) == BERT_TINY
+    rate, size = (task.learning_rate, task.batch_size) if is_tiny else (OTHER_LEARNING_RATE, OTHER_BATCH_SIZE)
+    given = {name: value for name, value in settings.items() if value is not None}
+    training = Training(**{"learning_rate": rate, "batch_size": size, **given})
+    for name in ("learning_rate", "batch_size", "epochs", "max_rows"):
+        value = getattr(training, name)
+        if value is not None and value <= 0:
+            raise InputError(f"{name} must be above 0, got {value}")
+    return training
+
+
+def finetune(
+    base: LoadedModel,
+    task: Task,
+    data: Path | None,
+    training: Training,
+    *,
+    state: Path | None = None,
+    progress: Progress = no_progress,
+) -> FinetuneResult:
+    """An encoder with a new head, fine-tuned on a task's training rows and scored on its validation rows.
+
+    AdamW (betas 0.9 and 0.999, eps 1e-8, weight decay 0.01 but for biases and norms), linear decay without warm-up,
+    dropout as the model's config has it. The given model is not changed.
+
+    Args:
+        base: the encoder; a head that it has is not used.
+        task: what to learn.
+        data: folder with the task's files; None: GLUE from the hub.
+        training: the settings.
+        state: folder that is written after each epoch, and that the same training goes on from.
+        progress: told after each step.
+
+    Raises:
+        InputError: the model is no encoder, has no tokenizer, or the data does not fit.
+
+    Source:
+        "Large Language Model Pruning" (arXiv 2406.00030); it leaves open weight decay, schedule and lengths.
+    """
+    model = add_head(base, task, training.seed)
+    loaded = replace(base, model=model)
+    examples = read_examples(task, data, "train", max_rows=training.max_rows, seed=training.seed)
+    validation = read_examples(task, data, "validation")
+    rows, held_out = (tokenise(loaded, task, part, training.max_length) for part in (examples, validation))
+    seconds, trained = 0.0, 0
+    steps = training.epochs * -(-len(rows) // training.batch_size)
+    optimizer, epoch = _make_optimizer(model, training.learning_rate), 0
+    described = _describe(base, task, training, len(rows))
+    if state is not None:
+        epoch = _resume_(model, optimizer, state, described)
+    for number in range(epoch, training.epochs):
+        start = time.perf_counter()
+        _train_epoch_(model, optimizer, rows, training, number, steps, progress)
+        seconds, trained = seconds + time.perf_counter() - start, trained + len(rows)
+        if state is not None:
+            _save_state(model, optimizer, state, {**described, "epochs_done": number + 1})
+    model.eval()
+    scores = score_predictions(task, predict(model, held_out, progress), held_out.labels)
+    rate = trained / seconds if trained else 0.0
+    example = held_out.batch(range(min(2, len(held_out))))
+    return FinetuneResult(loaded, task, training, len(rows), scores, len(held_out), rate, example)
+
+
+def add_head(base: LoadedModel, task: Task, seed: int) -> nn.Module:
+    """A copy of an encoder with a new classification head; also a new pooler where it has none.
+
+    Raises:
+        InputError: the model is no encoder, or its family has no classifier in transformers.
+    """
+    if base.family.kind != "encoder":
+        raise InputError(f"{base.family.name} models are not fine-tuned here, only encoders")
+    config: Any = copy.deepcopy(base.model.config)
+    config.num_labels = task.classes
+    config.id2label, config.label2id = _labels(task), {name: i for i, name in _labels(task).items()}
+    config.problem_type = "regression" if task.is_regression else "single_label_classification"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: Any = transformers.AutoModelForSequenceClassification.from_config(config)
+        except ValueError as error:
+            raise InputError(f"{base.family.name} has no classifier in transformers: {error}") from None
+    source: Any = base.model
+    found = model.base_model.load_state_dict(source.base_model.state_dict(), strict=False)
+    missing = [name for name in found.missing_keys if not name.startswith(NEW_WEIGHTS)]
+    assert not missing, missing
+    model.to(device=source.device, dtype=torch.float32)
+    head: nn.Module = model
+    return head
+
+
+def _labels(task: Task) -> dict[int, str]:
+    return {number: f"LABEL_{number}" for number in range(task.classes)}
+
+
+def _make_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]  # biases and norms
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def _train_epoch_(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rows: TaskRows,
+    training: Training,
+    epoch: int,
+    steps: int,
+    progress: Progress,
+) -> None:
+    """One pass. Its order and dropout depend on the seed and the epoch alone, so that it can be done again."""
+    model.train()
+    batches = list(_shuffled_batches(rows, training.batch_size, random.Random(f"{training.seed} {epoch}")))
+    with torch.random.fork_rng():
+        torch.manual_seed(1000 * training.seed + epoch)
+        for number, places in enumerate(batches):
+            step = epoch * len(batches) + number
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate * (1 - step / steps)
+            batch = {name: value.to(model.device) for name, value in rows.batch(places).items()}
+            loss = model(**batch, labels=rows.labels[places].to(model.device)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            progress("fine-tuning", step + 1, steps)
+
+
+def _shuffled_batches(rows: TaskRows, size: int, draw: random.Random) -> Iterator[list[int]]:
+    """Row numbers in random batches of rows of about one length."""
+    order = list(range(len(rows)))
+    draw.shuffle(order)
+    batches = []
+    for start in range(0, len(order), size * SORTED_BATCHES):
+        some = sorted(order[start : start + size * SORTED_BATCHES], key=lambda row: len(rows.inputs[row]["input_ids"]))
+        batches += [some[first : first + size] for first in range(0, len(some), size)]
+    draw.shuffle(batches)
+    yield from batches
+
+
+def _describe(base: LoadedModel, task: Task, training: Training, rows: int) -> dict[str, Any]:
+    return {"task": task.name, "training": asdict(training), "rows": rows, "base_sha256": hash_weights(base.model)}
+
+
+def _save_state(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, described: Mapping[str, Any]) -> None:
+    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    for place, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{place}.{name}": value.contiguous() for name, value in values.items()}
+    with staged(folder) as stage:
+        save_file({name: value.clone() for name, value in tensors.items()}, stage / "state.safetensors")
+        (stage / "state.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def _resume_(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, described: Mapping[str, Any]) -> int:
+    """Take over an interrupted training, and say how many epochs of it are done; 0 where it was another one."""
+    if not (folder / "state.json").is_file():
+        return 0
+    stored = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    epochs = int(stored.pop("epochs_done"))
+    if stored != described:
+        return 0
+    tensors = load_file(folder / "state.safetensors")
+    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    model.load_state_dict(weights)
+    state = optimizer.state_dict()
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, place, key = name.split(".")
+            state["state"].setdefault(int(place), {})[key] = value
+    optimizer.load_state_dict(state)
+    return epochs
