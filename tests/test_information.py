@@ -266,6 +266,8 @@ def test_von_neumann_is_the_limit_at_alpha_one():
         ({"measure": "binned", "bins": 1}, "bins must be at least 2, got 1"),
         ({"measure": "ksg", "neighbours": 0}, "neighbours must be in [1, 120)"),
         ({"debias": -1}, "debias must be"),
+        ({"debias": 1.5}, "debias must be a whole number of at least 0, got 1.5"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, got 0"),
     ],
 )
 def test_a_wrong_setting_is_named(settings, message):
@@ -281,5 +283,7 @@ def test_activations_that_are_not_finite_or_not_a_matrix_are_refused():
         mutual_information(x)
     with pytest.raises(InputError, match="must have shape"):
         mutual_information(torch.zeros(5))
+    with pytest.raises(InputError, match="matrix of numbers"):
+        mutual_information([[1, 2], [3, "a"]])
     with pytest.raises(InputError, match="at least 2 rows"):
         mutual_information(torch.zeros(1, 3))

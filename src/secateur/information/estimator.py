@@ -107,7 +107,7 @@ def mutual_information(
         "Large Language Model Pruning" (arXiv 2406.00030), Eq. 3-8. Differs from the paper: `width="scott-scaled"`,
         `debias`, and widths are settled over all batches before the first batch is measured.
     """
-    _check_settings(measure, alpha, gamma, beta, dtype, debias)
+    _check_settings(measure, alpha, gamma, beta, dtype, debias=debias, threads=threads)
     data = _as_matrix(x)
     with use_threads(threads):
         std = estimate_std(data)
@@ -189,7 +189,10 @@ def _split(data: Tensor, batch_size: int | None) -> list[Tensor]:
 
 
 def _as_matrix(x: Any) -> Tensor:
-    data = torch.as_tensor(x)
+    try:
+        data = torch.as_tensor(x)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"x must be a matrix of numbers: {error}") from None
     if data.ndim != 2 or data.shape[1] == 0:
         raise InputError(f"x must have shape (rows, neurons), got {tuple(data.shape)}")
     data = data.detach().double()
@@ -203,7 +206,9 @@ def _as_array(values: Tensor, dtype: str) -> np.ndarray[Any, Any]:
     return array
 
 
-def _check_settings(measure: str, alpha: float, gamma: float, beta: float, dtype: str, debias: int) -> None:
+def _check_settings(
+    measure: str, alpha: float, gamma: float, beta: float, dtype: str, *, debias: int, threads: int | None
+) -> None:
     if measure not in UNITS:
         raise unknown_name("measure", measure, UNITS)
     if debias and measure != "renyi":
@@ -214,7 +219,8 @@ def _check_settings(measure: str, alpha: float, gamma: float, beta: float, dtype
         ("alpha", alpha, 0 < alpha < float("inf"), "above 0"),
         ("gamma", gamma, 0 < gamma < float("inf"), "above 0"),
         ("beta", beta, 0 <= beta < 1, "in [0, 1)"),
-        ("debias", debias, debias >= 0, "a whole number of at least 0"),
+        ("debias", debias, isinstance(debias, int) and debias >= 0, "a whole number of at least 0"),
+        ("threads", threads, threads is None or threads >= 1, "a whole number of at least 1"),
     ):
         if not holds:
             raise InputError(f"{name} must be {wanted}, got {value}")
