@@ -1,7 +1,7 @@
 """Pure torch, CPU or CUDA: Khatri-Rao products of low-rank features.
 
-What they span has its entropy from eigenvalues on the CPU, where 16 Cholesky factors cost 2 to 9 times more, and
-from the log-determinants of those factors on CUDA, where this is untested.
+What they span has its entropy from eigenvalues on the CPU, where 16 Cholesky factors cost more, and from the
+log-determinants of those factors on CUDA, where this is untested.
 """
 
 from __future__ import annotations
