@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+import torch
 
 from secateur.information import mutual_information
 from secateur.results import MutualInformation
-from secateur.selection.medoids import normalised_distance, select_medoids
+from secateur.selection.candidates import mean_kl_nats
+from secateur.selection.clusters import select_by_clusters
+from secateur.selection.distances import DISTANCES, exp_distance, normalised_distance
+from secateur.selection.medoids import select_medoids
 from secateur.selection.ranking import find_largest_shared, penalise_redundancy, round_width, select_top
+from secateur.selection.threshold import draw_pairs, remove_redundant, select_by_threshold
 
 
 def information(matrix):
@@ -74,3 +79,107 @@ def test_medoids_are_reproducible_sorted_and_of_the_asked_number():
     assert first.tolist() == second.tolist() == sorted(set(first.tolist()))
     assert len(first) == 11
     assert select_medoids(distance, 40, seed=0).tolist() == list(range(40))
+
+
+SIX = np.array(
+    [
+        [2.0, 0.9, 0.1, 0.2, 0.1, 0.3],
+        [0.9, 2.0, 0.8, 0.1, 0.2, 0.1],
+        [0.1, 0.8, 2.0, 0.3, 0.1, 0.2],
+        [0.2, 0.1, 0.3, 2.0, 0.7, 0.6],
+        [0.1, 0.2, 0.1, 0.7, 2.0, 0.4],
+        [0.3, 0.1, 0.2, 0.6, 0.4, 2.0],
+    ]
+)
+
+
+def test_algorithm_1_does_what_a_run_by_hand_does():
+    """Threshold 0.6; each draw names two places among the neurons that are left.
+
+    | left             | places | neurons | shared | removed |
+    | 0 1 2 3 4 5      | 0, 2   | 0, 2    | 0.1    |         |
+    | 0 1 2 3 4 5      | 1, 0   | 1, 0    | 0.9    | 0       |
+    | 1 2 3 4 5        | 0, 1   | 1, 2    | 0.8    | 2       |
+    | 1 3 4 5          | 3, 1   | 5, 3    | 0.6    | 3       |
+    | 1 4 5            | 1, 2   | 4, 5    | 0.4    |         |
+    | 1 4 5            | 0, 1   | 1, 4    | 0.2    |         |
+    """
+    places = iter([(0, 2), (1, 0), (0, 1), (3, 1), (1, 2), (0, 1)])
+    counts = []
+
+    def draw(count):
+        counts.append(count)
+        return next(places)
+
+    assert remove_redundant(SIX, 0.6, draws=6, draw=draw).tolist() == [1, 4, 5]
+    assert counts == [6, 6, 5, 4, 3, 3]
+
+
+def test_algorithm_1_stops_after_its_draws_or_at_the_asked_number():
+    places = [(1, 0)] * 6
+    assert remove_redundant(SIX, 0.0, draws=2, draw=lambda count: places[0]).tolist() == [2, 3, 4, 5]
+    assert remove_redundant(SIX, 0.0, draws=9, draw=lambda count: (1, 0), down_to=3).tolist() == [3, 4, 5]
+    assert len(remove_redundant(SIX, 0.0, draws=99, draw=lambda count: (1, 0))) == 1
+
+
+def test_with_enough_draws_no_pair_above_the_threshold_is_left():
+    for seed in range(5):
+        kept = remove_redundant(SIX, 0.6, draws=500, draw=draw_pairs(seed))
+        rest = SIX[np.ix_(kept, kept)]
+        assert (rest[~np.eye(len(kept), dtype=bool)] < 0.6).all()
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 6])
+def test_the_threshold_falls_until_the_asked_number_is_left(width):
+    kept = select_by_threshold(SIX, width, seed=1)
+    assert len(kept) == width
+    assert kept.tolist() == sorted(set(kept.tolist()))
+
+
+def test_pairs_above_the_first_threshold_go_before_all_others():
+    copies = np.full((40, 40), 0.1)
+    for first in range(0, 8, 2):
+        copies[first, first + 1] = copies[first + 1, first] = 5.0
+    for seed in range(3):
+        kept = set(select_by_threshold(copies, 36, seed).tolist())
+        removed = set(range(40)) - kept
+        assert len(removed) == 4
+    # 4 of 780 pairs lie above the 90th percentile, the rest are equal to it: a tie removes too
+    draws = draw_pairs(0)
+    assert all(first != second and max(first, second) < 5 for first, second in (draws(5) for _ in range(200)))
+
+
+def test_exp_distance_leaves_copies_apart_and_normalised_brings_them_together():
+    shared = information([[0.04, 0.04, -0.1], [0.04, 0.04, 0.0], [-0.1, 0.0, 0.3]])
+    assert exp_distance(shared)[0].tolist() == pytest.approx([0.0, np.exp(-0.04), 1.0])
+    assert normalised_distance(shared)[0].tolist() == pytest.approx([0.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize("name", sorted(DISTANCES))
+def test_some_rows_of_a_distance_are_those_of_the_whole(name):
+    x = np.random.default_rng(0).normal(size=(40, 9))
+    shared, rows = mutual_information(x, alpha=2, width=1.0), np.array([1, 4, 8])
+    whole = DISTANCES[name](shared, slice(None))
+    assert np.array_equal(DISTANCES[name](shared, rows), whole[rows])
+    assert (np.diagonal(whole) == 0).all()
+
+
+def test_clusters_keep_the_neuron_nearest_each_centre():
+    points = np.array([[0.0], [0.1], [0.5], [9.0], [9.2], [10.0]])
+    assert select_by_clusters(points, 2, seed=0).tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("width", [1, 7, 30, 59, 60])
+def test_clusters_keep_exactly_as_many_as_asked_even_of_coinciding_points(width):
+    points = np.repeat(np.random.default_rng(0).normal(size=(5, 3)), 12, axis=0)
+    kept = select_by_clusters(points, width, seed=0)
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert len(kept) == width
+    assert len({tuple(points[place]) for place in kept}) == min(width, 5)
+
+
+def test_divergence_is_that_of_the_softmax():
+    original, other = torch.tensor([[0.0, 0.0], [1.0, -1.0]]), torch.tensor([[1.0, 0.0], [1.0, -1.0]])
+    p, q = np.array([0.5, 0.5]), np.exp([1.0, 0.0]) / np.exp([1.0, 0.0]).sum()
+    assert mean_kl_nats(original, other) == pytest.approx((p * np.log(p / q)).sum() / 2)
+    assert mean_kl_nats(original, original) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,18 @@ class Calibration:
     summary: CalibrationSummary
     """What was read and what was left."""
 
+    def draw_batches(self, rows: int, seed: int) -> tuple[Batch, ...]:
+        """At most `rows` rows in whole batches and one cut short, taken in a seeded random order of the batches."""
+        order, drawn = list(self.batches), []
+        random.Random(seed).shuffle(order)
+        for batch in order:
+            size = len(next(iter(batch.values())))
+            drawn.append({name: value[:rows] for name, value in batch.items()} if size > rows else batch)
+            rows -= min(size, rows)
+            if rows == 0:
+                break
+        return tuple(drawn)
+
 
 def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe) -> Calibration:
     """Batches from a path, texts, ready-made batches, or (None) the recipe's own path.
@@ -56,7 +69,10 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
         ids = take_tokens(texts, loaded.tokenizer, recipe.calibration_tokens)
         rows = [ids[start : start + length] for start in range(0, len(ids), length)]
     else:
-        rows = sorted(_take_rows(texts, loaded.tokenizer, recipe.calibration_tokens, length), key=len)
+        if recipe.calibration_share is not None:
+            texts = _draw_texts(texts, recipe.calibration_share, recipe.min_rows, recipe.seed)
+        limit = recipe.calibration_tokens if recipe.calibration_share is None else None
+        rows = sorted(_take_rows(texts, loaded.tokenizer, limit, length), key=len)
     tokens = sum(map(len, rows))
     if tokens < MIN_TOKENS and (texts.is_finished or not rows):  # else whole rows just miss the budget
         raise InputError(f"calibration needs at least {MIN_TOKENS} tokens, got {tokens} from {texts.name}")
@@ -118,7 +134,20 @@ def _blocks(texts: TextSource) -> Iterator[str]:
         yield "".join(held)
 
 
-def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int, length: int) -> list[list[int]]:
+def draw_rows(count: int, share: float, at_least: int, seed: int) -> list[int]:
+    """Numbers of a random sample of `count` rows, sorted: a share of them, but at least so many (or all there are)."""
+    wanted = min(count, max(int(share * count), at_least))
+    return sorted(random.Random(seed).sample(range(count), wanted))
+
+
+def _draw_texts(texts: TextSource, share: float, at_least: int, seed: int) -> TextSource:
+    rows = [text for text in texts if text.strip()]
+    chosen = draw_rows(len(rows), share, at_least, seed)
+    name = f"{texts.name}, {len(chosen):,} rows drawn from {len(rows):,}"
+    return TextSource(name, iter([rows[place] for place in chosen]), is_running=False)
+
+
+def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int | None, length: int) -> list[list[int]]:
     tokenizer = require_tokenizer(tokenizer)
     rows: list[list[int]] = []
     total = 0
@@ -127,7 +156,7 @@ def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int, length: int
             continue
         row = tokenizer(text.strip(), truncation=True, max_length=length, verbose=False)["input_ids"]
         total += len(row)
-        if rows and total > limit:
+        if rows and limit is not None and total > limit:
             break
         rows.append(row)
     return rows

@@ -264,7 +264,10 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
             f"{tokens:,} calibration tokens are few for a refit of {ffns[0].width} neurons; "
             f"{16 * ffns[0].width:,} or more are better"
         )
-    if abs(context.width - context.recipe.keep * ffns[0].width) > ROUNDING_REMARK * ffns[0].width:
+    if context.recipe.threshold_percentile is not None and plan.method == "algorithm1":
+        widths = ", ".join(str(layer.width) for layer in plan.layers)
+        found.append(f"with --threshold-percentile --keep is not heeded: {widths} neurons are left")
+    elif abs(context.width - context.recipe.keep * ffns[0].width) > ROUNDING_REMARK * ffns[0].width:
         found.append(
             f"keep {context.recipe.keep:g} of {ffns[0].width} neurons was rounded to {context.width}; "
             "--round-to 1 keeps as many as asked"

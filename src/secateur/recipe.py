@@ -7,9 +7,29 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError, unknown_name
+
+PAPER: Mapping[str, Any] = {
+    "calibration_share": 0.01,
+    "min_rows": 8,
+    "samples": 10_000,
+    "alpha": 1.01,
+    "kernel_rows": 100,
+    "kernels": 100,
+    "kernel_width": "scott",
+    "distance": "exp",
+    "seeds": 500,
+    "refit": False,
+    "round_to": 1,
+}
+"""Settings of "Large Language Model Pruning" (arXiv 2406.00030)."""
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": PAPER,
+    "paper-scaled": {**PAPER, "min_rows": 500, "kernel_width": "scott-scaled", "distance": "normalised"},
+}
+"""Settings that the method of this name takes unless others are given."""
 
 
 def _bounded(default: Any, wanted: str, **bounds: Any) -> Any:
@@ -39,6 +59,10 @@ class Recipe(BaseModel):
     """Column or field that holds the text in .jsonl, .tsv and .csv files."""
     calibration_tokens: int = _bounded(32768, "a whole number of at least 256", ge=256)
     """Tokens of calibration text to use at most."""
+    calibration_share: float | None = _bounded(None, "in (0, 1]", gt=0, le=1)
+    """Use this fraction of the rows, drawn at random (encoders; default: rows in order, up to calibration_tokens)."""
+    min_rows: int = _bounded(100, "a whole number of at least 1", ge=1)
+    """Rows to use at least where calibration_share asks for fewer."""
     max_length: int | None = _bounded(None, "a whole number of at least 2", ge=2)
     """Tokens in a window (decoders, default 512) or row (encoders, default 128)."""
     batch_size: int = _bounded(8, "a whole number of at least 1", ge=1)
@@ -47,6 +71,8 @@ class Recipe(BaseModel):
     """Activation rows a layer that are kept for the information between neurons."""
     sampling: Literal["cls", "tokens", "mean"] | None = None
     """Activation rows to sample: a row's first token, any token, or a row's mean (default: cls for classifiers)."""
+    measure: Literal["renyi", "pearson", "binned", "ksg", "hsic"] = "renyi"
+    """What information is measured by: the paper's Renyi mutual information, or a rival to it."""
     alpha: float = _bounded(1.01, "a number above 0", gt=0, allow_inf_nan=False)
     """Order of the Renyi entropy."""
     kernel_rows: int = _bounded(100, "a whole number of at least 8", ge=8)
@@ -57,6 +83,16 @@ class Recipe(BaseModel):
         0.42, "a number in (0, 16], scott-scaled, scott or scott-layer"
     )
     """Kernel widths: a number r = sigma / std for all neurons, or the rule by which each finds its own."""
+    distance: Literal["normalised", "exp"] = "normalised"
+    """Distance of two neurons in clusters: one less the share they have in common, or exp(-information)."""
+    dimensions: int = _bounded(10, "a whole number of at least 1", ge=1)
+    """Dimensions that clusters are found in (multidimensional scaling of the distances)."""
+    seeds: int = _bounded(1, "a whole number of at least 1", ge=1)
+    """Random starts of clusters; of several the one whose pruned model's outputs differ least is taken."""
+    choose_by: Literal["representation", "logits"] = "representation"
+    """Outputs that random starts are compared by: what the head reads, or what it says."""
+    threshold_percentile: float | None = _bounded(None, "in [0, 100]", ge=0, le=100)
+    """Threshold of algorithm1 among a layer's informations; --keep is not heeded (default: met by lowering it)."""
     mi_memory: ByteSize | None = _bounded(None, "a size such as 4GB")
     """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
     ridge: float = _bounded(0.1, "a number above 0", gt=0, allow_inf_nan=False)
@@ -71,6 +107,13 @@ class Recipe(BaseModel):
     """Number format of the model that is read and written (default: the source's own; bfloat16 from GGUF)."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**PRESETS.get(str(given.get("method")), {}), **given}
 
 
 def make_recipe(settings: Mapping[str, Any]) -> Recipe:

@@ -20,11 +20,12 @@ def public_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def describe_command(model: str, out: str, recipe: Recipe) -> str:
-    """The command line that does it again: every setting that is not at its default."""
+    """The command line that does it again: every setting that is not at its (or the method's) default."""
     words = ["secateur", "prune", model, out]
-    defaults = Recipe()
+    defaults = Recipe(method=recipe.method)
+    always = {"keep"} if recipe.method == Recipe().method else {"keep", "method"}
     for name, value in public_settings(recipe).items():
-        if name != "keep" and value == getattr(defaults, name):
+        if name not in always and value == getattr(defaults, name):
             continue
         flag = "--" + name.replace("_", "-")
         words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]

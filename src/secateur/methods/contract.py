@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,11 @@ Need = Literal["weights", "activations", "gradients", "labels"]
 Sight = Literal["duplicates", "dead neurons"]
 MIN_SAMPLES = 8
 """Fewest sampled rows that information is worth measuring on."""
-INFORMATION_SETTINGS = ("alpha", "kernel_rows", "kernels", "kernel_width", "mi_memory")
-CHOOSING_SETTINGS = frozenset({"method", "refit", "information", "ridge", *INFORMATION_SETTINGS})
+INFORMATION_SETTINGS = ("measure", "alpha", "kernel_rows", "kernels", "kernel_width", "mi_memory")
+CLUSTER_SETTINGS = ("distance", "dimensions", "seeds", "choose_by", "threshold_percentile")
+CHOOSING_SETTINGS = frozenset({"method", "refit", "information", "ridge", *INFORMATION_SETTINGS, *CLUSTER_SETTINGS})
 """Settings that no measured activation depends on."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class PruningContext:
     """Which activation rows are sampled."""
     progress: Progress = no_progress
     """Told how far each phase is."""
-    _information: dict[tuple[Any, ...], MutualInformation] = field(default_factory=dict, repr=False)
+    rates: dict[str, float] = field(default_factory=dict)
+    """Speeds that the user may want to know, such as "candidates per second"."""
+    _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def statistics(self) -> tuple[LayerStatistics, ...]:
@@ -100,30 +104,50 @@ class PruningContext:
     def information(self, place: int) -> MutualInformation:
         """Mutual information of the neurons of network `place`, over the first sampled rows."""
         recipe = self.recipe
-        key = (place, *(getattr(recipe, name) for name in INFORMATION_SETTINGS))
-        if key not in self._information:
+
+        def measure() -> MutualInformation:
             phase, count = "measuring information", len(self.feedforwards)
             rows = self.statistics[place].samples[: recipe.kernel_rows * recipe.kernels]
-            self._information[key] = mutual_information(
+            return mutual_information(
                 rows.to(self.feedforwards[place].device),
+                measure=recipe.measure,
                 alpha=recipe.alpha,
                 width=recipe.kernel_width,
                 batch_size=recipe.kernel_rows,
+                seed=recipe.seed,
                 most_bytes=recipe.mi_memory,
                 progress=lambda done, total: self.progress(phase, place * total + done, count * total),
             )
-        return self._information[key]
+
+        return self.once(("information", place, *self.information_key), measure)
+
+    @property
+    def information_key(self) -> tuple[Any, ...]:
+        """The settings that information depends on."""
+        return tuple(getattr(self.recipe, name) for name in INFORMATION_SETTINGS)
+
+    def once(self, key: tuple[Any, ...], compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed when a key is first asked for; the key names all settings it depends on."""
+        if key not in self._known:
+            self._known[key] = compute()
+        found: T = self._known[key]
+        return found
 
     @property
     def information_backends(self) -> tuple[str, ...]:
         """Back ends that information was computed by so far."""
-        return tuple(sorted({found.backend for found in self._information.values()}))
+        found = (value for value in self._known.values() if isinstance(value, MutualInformation))
+        return tuple(sorted({information.backend for information in found}))
 
-    def under(self, recipe: Recipe) -> PruningContext:
-        """The same measurements under a recipe that differs only in how neurons are chosen and made up for."""
+    def under(self, recipe: Recipe, width: int | None = None) -> PruningContext:
+        """The same measurements under a recipe that differs only in how neurons are chosen and made up for.
+
+        A `width` takes the place of the recipe's.
+        """
         changed = {name for name in Recipe.model_fields if getattr(recipe, name) != getattr(self.recipe, name)}
+        changed -= {"keep", "round_to"} if width is not None else set()
         if not changed <= CHOOSING_SETTINGS or (recipe.refit and not self.recipe.refit):
             raise InputError(f"these settings need new measurements: {', '.join(sorted(changed))}")
-        other = replace(self, recipe=recipe)
+        other = replace(self, recipe=recipe, width=self.width if width is None else width)
         other.__dict__["statistics"] = self.statistics
         return other

@@ -6,7 +6,8 @@ from secateur.errors import InputError
 from secateur.methods.contract import Method, PruningContext
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan
-from secateur.selection.medoids import normalised_distance, select_medoids
+from secateur.selection.distances import normalised_distance
+from secateur.selection.medoids import select_medoids
 
 
 def plan_by_medoids(context: PruningContext) -> tuple[LayerPlan, ...]:

@@ -79,6 +79,14 @@ class FeedForward:
         """(K, H) float32, a copy: row j is neuron j's column of the down projection."""
         return _matrix(self.down).detach().T.float().contiguous()
 
+    def incoming_rows(self) -> Tensor:
+        """(K, weights) float32, a copy: row j is all that leads into neuron j, gate and biases included."""
+        blocks = [_matrix(self.up), *([_matrix(self.gate)] if self.gate is not None else [])]
+        biases = [getattr(module, "bias", None) for module in (self.up, self.gate)]
+        blocks += [bias[:, None] for bias in biases if bias is not None]
+        parts = [part for block in blocks for part in torch.split(block.detach(), self.width)]  # fused: two blocks
+        return torch.cat(parts, dim=1).float()
+
     def output_bias(self) -> Tensor:
         """(H,) float32, a copy of the down projection's bias."""
         bias: Any = self.down.bias

@@ -8,15 +8,6 @@ import kmedoids
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.results import MutualInformation
-
-
-def normalised_distance(information: MutualInformation) -> NDArray[np.floating[Any]]:
-    """(K, K) float in [0, 1], zero diagonal: 1 - I(k,l) / min(I(k,k), I(l,l)); copies are at 0."""
-    distance = 1.0 - information.normalised
-    np.fill_diagonal(distance, 0.0)
-    return distance
-
 
 def select_medoids(distance: NDArray[np.floating[Any]], width: int, seed: int) -> NDArray[np.int64]:
     """Indices of `width` medoids, sorted: the neurons that all others lie nearest to.

@@ -1,0 +1,169 @@
+"""Metric multidimensional scaling from many random starts: points whose distances are those asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-4
+"""A start is done when an iteration lowers its stress by less than this part of it."""
+MOST_ITERATIONS = 300
+STARTS_AT_ONCE = 4
+"""Few enough for their (K, K) ratios to stay in a core's cache at K = 512."""
+MOST_NEURONS = 4096
+"""Beyond this, landmarks are scaled, and the other neurons placed among them."""
+LANDMARKS = 2048
+TINY = 1e-12
+"""Smallest squared distance that is divided by."""
+Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Points of K neurons in p dimensions, from each of S starts."""
+
+    points: Tensor
+    """(S, K, p) float32, on the CPU."""
+    stress: Tensor
+    """(S,) float64, sum over pairs of (distance of the points - distance asked for)^2; of landmarks only, if any."""
+    relative_stress: Tensor
+    """(S,) float64, the same over the sum of squared distances asked for."""
+    iterations: Tensor
+    """(S,) int64."""
+
+    @property
+    def capped_share(self) -> float:
+        """Share of the starts that ran out of iterations."""
+        return float((self.iterations >= MOST_ITERATIONS).double().mean())
+
+
+def draw_starts(seed: tuple[int, ...], starts: int, neurons: int, dimensions: int) -> Tensor:
+    """(S, K, p) float32, uniform in [0, 1); start s depends on the seed and s alone."""
+    drawn = [np.random.default_rng([*seed, s]).random((neurons, dimensions), dtype=np.float32) for s in range(starts)]
+    return torch.from_numpy(np.stack(drawn))
+
+
+def smacof(
+    distance: Tensor,
+    starts: Tensor,
+    *,
+    tolerance: float = TOLERANCE,
+    most_iterations: int = MOST_ITERATIONS,
+    tick: Tick = lambda done, total: None,
+) -> Scaling:
+    """Metric scaling by majorisation (SMACOF), all starts side by side, each until it settles.
+
+    Args:
+        distance: (K, K) float, symmetric, zero diagonal: the distances asked for.
+        starts: (S, K, p) float.
+        tolerance: smallest part of the stress that an iteration must take off.
+        most_iterations: where to stop otherwise.
+        tick: called as tick(starts done, starts in all).
+
+    Cost:
+        4 p K^2 multiply-adds and K^2 square roots for a start and iteration; memory for STARTS_AT_ONCE (K, K) matrices.
+
+    Source:
+        De Leeuw, "Applications of convex analysis to multidimensional scaling", 1977; the same iteration as
+        scikit-learn's `smacof`, which stops by another rule.
+    """
+    target = distance.float()
+    parts = []
+    for first in range(0, len(starts), STARTS_AT_ONCE):
+        some = starts[first : first + STARTS_AT_ONCE].to(target)
+        parts.append(_settle(target, some, tolerance, most_iterations))
+        tick(min(first + STARTS_AT_ONCE, len(starts)), len(starts))
+    points, stress, iterations = (torch.cat([part[place] for part in parts]) for place in range(3))
+    whole = target.double().square().sum().cpu() / 2
+    return Scaling(points, stress, stress / whole.clamp(min=TINY), iterations)
+
+
+def place_by_landmarks(distance: Tensor, landmarks: Tensor, most_iterations: int = MOST_ITERATIONS) -> Tensor:
+    """Points of all neurons, each where its distances to fixed landmarks fit best.
+
+    Args:
+        distance: (L, K) float, from each landmark to each neuron.
+        landmarks: (S, L, p) float, the landmarks' points.
+        most_iterations: where to stop; it stops earlier where no point moves by more than TOLERANCE of their spread.
+
+    Returns:
+        (S, K, p) float32. Each neuron starts at its nearest landmark.
+
+    Source:
+        The majorisation of `smacof` for one point among fixed ones. Landmarks after de Silva and Tenenbaum, "Sparse
+        multidimensional scaling using landmark points", 2004, which places by triangulation instead.
+    """
+    target = distance.T.float()  # (K, L)
+    nearest = target.argmin(dim=1)
+    found = []
+    for fixed in landmarks.to(target):
+        points, centre = fixed[nearest], fixed.mean(dim=0)
+        spread = float(fixed.std()) or 1.0
+        for _ in range(most_iterations):
+            ratio = _squared_distances(points, fixed).clamp_min_(TINY).rsqrt_().mul_(target)  # (K, L)
+            moved = centre + (ratio.sum(dim=1, keepdim=True) * points - ratio @ fixed) / len(fixed)
+            step, points = float((moved - points).abs().max()), moved
+            if step < TOLERANCE * spread:
+                break
+        found.append(points.cpu())
+    return torch.stack(found)
+
+
+def _settle(target: Tensor, points: Tensor, tolerance: float, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (S, K, p), stress (S,) and iterations (S,) of some starts, on the CPU."""
+    neurons = len(target)
+    squares = target.double().square().sum() / 2
+    final, stress = torch.empty_like(points, device="cpu"), torch.empty(len(points), dtype=torch.float64)
+    iterations = torch.zeros(len(points), dtype=torch.int64)
+    running, before = torch.arange(len(points)), torch.full((len(points),), torch.inf, dtype=torch.float64)
+    ratio = target.new_empty(len(points), neurons, neurons)
+    for iteration in range(most + 1):
+        moved, now = _guttman(target, points, ratio[: len(points)], squares)
+        now = now.cpu()
+        done = (before - now <= tolerance * before) & (iteration > 0) if iteration < most else torch.ones_like(now) > 0
+        if bool(done.any()):
+            settled = points[done.to(points.device)]
+            final[running[done]], stress[running[done]] = settled.cpu(), _exact_stress(target, settled)
+            iterations[running[done]] = iteration
+            moved, now, running = moved[~done.to(points.device)], now[~done], running[~done]
+        if not len(running):
+            break
+        points, before = moved, now
+    return final, stress, iterations
+
+
+def _guttman(target: Tensor, points: Tensor, ratio: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """The points after one iteration, and the stress before it.
+
+    This stress needs no pass over the pairs: with B the matrix of the Guttman transform, <X, B X> is the sum over pairs
+    of asked for x found distance. It is good to about 1e-6.
+    """
+    neurons, dimensions = points.shape[1:]
+    _squared_distances(points, points, out=ratio)
+    ratio.clamp_min_(TINY).rsqrt_().mul_(target)  # (S, K, K), 0 on the diagonal
+    rows = torch.cat([points, torch.ones_like(points[..., :1])], dim=2).transpose(1, 2).contiguous()  # (S, p + 1, K)
+    product = torch.bmm(rows, ratio).transpose(1, 2)  # ratio is symmetric; this shape is the faster one
+    moved = product[..., dimensions:] * points - product[..., :dimensions]  # B X
+    crossed = (points * moved).sum(dim=(1, 2), dtype=torch.float64)
+    found = neurons * points.square().sum(dim=(1, 2), dtype=torch.float64) - points.sum(
+        dim=1, dtype=torch.float64
+    ).square().sum(dim=1)
+    return moved / neurons, squares + found - 2 * crossed
+
+
+def _exact_stress(target: Tensor, points: Tensor) -> Tensor:
+    """(S,) float64 stress, pair by pair, on the CPU."""
+    each = [torch.cdist(some, some).sub_(target).square_().sum() / 2 for some in points.double()]
+    return torch.stack(each).cpu()
+
+
+def _squared_distances(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """(..., A, B) between points (..., A, p) and (..., B, p), as one product; rounding may leave it below 0."""
+    left, right = a.square().sum(dim=-1, keepdim=True), b.square().sum(dim=-1, keepdim=True)
+    first = torch.cat([-2 * a, left, torch.ones_like(left)], dim=-1)
+    second = torch.cat([b, torch.ones_like(right), right], dim=-1).transpose(-1, -2).contiguous()
+    return torch.matmul(first, second, out=out)
