@@ -25,6 +25,7 @@ ORDER = [
     "pipeline",
     "finetuning",
     "scoring",
+    "paper",
     "demo",
     "cli",
 ]

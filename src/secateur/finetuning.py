@@ -54,6 +54,8 @@ class Training:
     """Train on a random sample of this many rows; None: on all."""
     seed: int = 0
     """Of the new head, the sample, the order of rows and dropout."""
+    freeze_embeddings: bool = False
+    """Leave the word embeddings as they are: of few rows there is little to learn about words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class FinetuneResult:
     """How many those are."""
     rows_per_second: float
     """Training rows a second, scoring left out; of this run if it went on from an earlier one."""
+    base_sha256: str
+    """Hash of the weights that training began with, head left out."""
     example: Batch = field(repr=False)
     """A batch that the written checkpoint is verified on."""
 
@@ -91,7 +95,11 @@ class FinetuneResult:
             "task": self.task.name,
             "training": asdict(self.training),
             "base_model": self.loaded.name,
+            "base_sha256": self.base_sha256,
+            "rows": self.rows,
             "scores": dict(self.scores),
+            "validation_rows": self.validation_rows,
+            "rows_per_second": round(self.rows_per_second, 1),
             "weights_sha256": hash_weights(model),
             "versions": find_versions(),
         }
@@ -147,6 +155,8 @@ def finetune(
         "Large Language Model Pruning" (arXiv 2406.00030); it leaves open weight decay, schedule and lengths.
     """
     model = add_head(base, task, training.seed)
+    words: Any = model.get_input_embeddings()  # type: ignore[operator]
+    words.weight.requires_grad_(not training.freeze_embeddings)
     loaded = replace(base, model=model)
     examples = read_examples(task, data, "train", max_rows=training.max_rows, seed=training.seed)
     validation = read_examples(task, data, "validation")
@@ -154,7 +164,7 @@ def finetune(
     seconds, trained = 0.0, 0
     steps = training.epochs * -(-len(rows) // training.batch_size)
     optimizer, epoch = _make_optimizer(model, training.learning_rate), 0
-    described = _describe(base, task, training, len(rows))
+    described = describe_training(base, task, training)
     if state is not None:
         epoch = _resume_(model, optimizer, state, described)
     for number in range(epoch, training.epochs):
@@ -163,11 +173,21 @@ def finetune(
         seconds, trained = seconds + time.perf_counter() - start, trained + len(rows)
         if state is not None:
             _save_state(model, optimizer, state, {**described, "epochs_done": number + 1})
-    model.eval()
+    model.eval().requires_grad_(True)
     scores = score_predictions(task, predict(model, held_out, progress), held_out.labels)
     rate = trained / seconds if trained else 0.0
     example = held_out.batch(range(min(2, len(held_out))))
-    return FinetuneResult(loaded, task, training, len(rows), scores, len(held_out), rate, example)
+    return FinetuneResult(
+        loaded=loaded,
+        task=task,
+        training=training,
+        rows=len(rows),
+        scores=scores,
+        validation_rows=len(held_out),
+        rows_per_second=rate,
+        base_sha256=described["base_sha256"],
+        example=example,
+    )
 
 
 def add_head(base: LoadedModel, task: Task, seed: int) -> nn.Module:
@@ -246,8 +266,9 @@ def _shuffled_batches(rows: TaskRows, size: int, draw: random.Random) -> Iterato
     yield from batches
 
 
-def _describe(base: LoadedModel, task: Task, training: Training, rows: int) -> dict[str, Any]:
-    return {"task": task.name, "training": asdict(training), "rows": rows, "base_sha256": hash_weights(base.model)}
+def describe_training(base: LoadedModel, task: Task, training: Training) -> dict[str, Any]:
+    """What tells one training from another; the manifest of a fine-tuned checkpoint holds the same."""
+    return {"task": task.name, "training": asdict(training), "base_sha256": hash_weights(base.model)}
 
 
 def _save_state(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, described: Mapping[str, Any]) -> None:

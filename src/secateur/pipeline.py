@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,6 +63,8 @@ class PruneResult:
     """CPU threads that it was made with."""
     information_backends: tuple[str, ...]
     """What computed the information between neurons; empty where none was asked for."""
+    rates: Mapping[str, float]
+    """Speeds of the choice, such as "candidates per second"; empty where there is nothing to tell."""
     is_from_recipe: bool
     """Whether the recipe alone says what was read (rather than texts or batches given from Python)."""
 
@@ -195,6 +197,7 @@ def finish(
         example=context.calibration.batches[0],
         threads=torch.get_num_threads(),
         information_backends=context.information_backends,
+        rates=dict(context.rates),
         is_from_recipe=is_from_recipe,
     )
 
@@ -230,7 +233,18 @@ def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPla
         layers = find_method(recipe.method).plan(context)
     if recipe.refit:
         with clock.phase("refitting"):
-            layers = tuple(_refit(context, place, layer) for place, layer in enumerate(layers))
+            layers = refit_layers(context, layers)
+    return as_plan(context, layers)
+
+
+def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
+    """The same neurons, with a down projection that makes up for those removed."""
+    return tuple(_refit(context, place, layer) for place, layer in enumerate(layers))
+
+
+def as_plan(context: PruningContext, layers: tuple[LayerPlan, ...]) -> PruningPlan:
+    """What was chosen, with what it was chosen for."""
+    recipe = context.recipe
     return PruningPlan(
         method=recipe.method,
         family=context.loaded.family.model_type,

@@ -20,6 +20,8 @@ app = typer.Typer(
     help="Make transformers smaller: cut feed-forward neurons whose information others already carry.",
 )
 Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id, or a demo model (smollm2, minilm).")]
+BERT_TINY = "google/bert_uncased_L-2_H-128_A-2"
+FREEZE_HELP = "Leave the word embeddings as they are; helps where there are few rows."
 TASK_HELP = "sst2, stsb, mrpc, qqp or qnli for a classifier; stsb-embeddings: Spearman of sentence-embedding cosines."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -79,6 +81,7 @@ def finetune_command(
     max_length: Annotated[int | None, typer.Option(help="Tokens in a row (default: 64 for sst2, else 128).")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Train on a random sample of this many rows.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    freeze_embeddings: Annotated[bool, typer.Option("--freeze-embeddings", help=FREEZE_HELP)] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: as torch decides).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
@@ -100,8 +103,17 @@ def finetune_command(
 
     check_target(out, source=source.original_folder, overwrite=overwrite)
     loaded = load_model(model, dtype="float32", device=device, revision=revision)
-    given = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "max_length": max_length}
-    training = choose_training(loaded, chosen, **given, max_rows=max_rows, seed=seed)
+    training = choose_training(
+        loaded,
+        chosen,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        epochs=epochs,
+        max_length=max_length,
+        max_rows=max_rows,
+        seed=seed,
+        freeze_embeddings=freeze_embeddings,
+    )
     with progress_on_stderr() as progress, use_threads(threads):
         result = finetune(loaded, chosen, data, training, state=state_folder(out), progress=progress)
         result.save(out, overwrite=overwrite)
@@ -110,6 +122,46 @@ def finetune_command(
         return
     print_table(f"{loaded.name}, fine-tuned on {chosen.name}", ("", "value"), finetune_rows(result))
     say(f"wrote {out} (read back and verified)")
+
+
+@app.command("paper")
+def paper_command(
+    experiment: Annotated[str, typer.Argument(help="table1, table2, fig2 to fig7 or sensitivity.")],
+    *,
+    model: Annotated[str, typer.Option(help="The encoder to fine-tune: a folder or hub id.")] = BERT_TINY,
+    data: Annotated[Path | None, typer.Option(help="Folder with TASK/train.tsv (default: GLUE from the hub).")] = None,
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "sst2,stsb,mrpc,qnli",
+    scope: Annotated[str, typer.Option(help="What relative FLOPs are counted in: ffn or model.")] = "ffn",
+    quick: Annotated[bool, typer.Option("--quick", help="10 % steps, one fine-tuning seed, 50 random starts.")] = False,
+    freeze_embeddings: Annotated[bool, typer.Option("--freeze-embeddings", help=FREEZE_HELP)] = False,
+    out: Annotated[Path, typer.Option(help="Folder for results and finished cells.")] = Path("out/paper"),
+    models: Annotated[Path | None, typer.Option(help="Folder for fine-tuned models (default: OUT/models).")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of one thread (default: all cores).")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run an EXPERIMENT of the paper; goes on where it was stopped."""
+    from secateur.paper.experiments import run_experiment
+    from secateur.paper.study import make_study
+
+    study = make_study(
+        model=model,
+        data=data,
+        tasks=tasks,
+        scope=scope,
+        quick=quick,
+        freeze_embeddings=freeze_embeddings,
+        folder=out,
+        models=models or out / "models",
+        jobs=jobs,
+    )
+    with progress_on_stderr() as progress:
+        document, files = run_experiment(experiment, study, progress)
+    if as_json:
+        print_json(document.content)
+        return
+    say(document.markdown)
+    say("wrote " + ", ".join(str(path) for path in files))
 
 
 @app.command("evaluate")

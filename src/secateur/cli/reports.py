@@ -57,6 +57,7 @@ def prune_rows(result: PruneResult, out: Path) -> list[Row]:
         cut = [layer.figures["relative_error_cut"] for layer in result.plan.layers]
         rows.append(("output error of a cut, mean over networks", "0", f"{sum(cut) / len(cut):.4f}"))
         rows.append(("the same after the refit", "0", f"{sum(known) / len(known):.4f}"))
+    rows += [(name, "", f"{value:.1f}") for name, value in result.rates.items()]
     rows.append(("seconds", "", " + ".join(f"{value:.0f} {name}" for name, value in result.seconds.items())))
     return rows
 
@@ -75,6 +76,7 @@ def describe_prune(result: PruneResult, out: Path) -> dict[str, Any]:
         "relative_model_flops": result.relative_model_flops,
         "weight_bytes": weight_bytes(out),
         "calibration": asdict(result.calibration),
+        "rates": dict(result.rates),
         "seconds": dict(result.seconds),
         "warnings": list(result.warnings),
         "layers": [{"path": layer.path, "width": layer.width, **layer.figures} for layer in result.plan.layers],

@@ -40,6 +40,15 @@ class Candidate:
     kept: tuple[NDArray[np.int64], ...]
     """(width,) for each network."""
 
+    def masks(self, context: PruningContext) -> list[Tensor]:
+        """(K,) for each network: 1 for what is kept, else 0."""
+        masks = []
+        for ffn, kept in zip(context.feedforwards, self.kept, strict=True):
+            mask = torch.zeros(ffn.width, device=ffn.device)
+            mask[torch.from_numpy(kept).to(ffn.device)] = 1
+            masks.append(mask)
+        return masks
+
 
 def plan_by_clusters(context: PruningContext) -> tuple[LayerPlan, ...]:
     """Keep the neuron nearest the centre of each cluster of a metric scaling of the neurons' distances.
@@ -87,7 +96,7 @@ def rate_candidates(context: PruningContext, candidates: Sequence[Candidate]) ->
     weights = [len(original) for original in originals]
     found, begun = np.zeros(len(candidates)), time.perf_counter()
     for place, candidate in enumerate(candidates):
-        with masked(context.feedforwards, _masks(context, candidate)):
+        with masked(context.feedforwards, candidate.masks(context)):
             parts = [
                 mean_kl_nats(original, read_outputs(model, batch, by, context.sampling))
                 for original, batch in zip(originals, batches, strict=True)
@@ -143,15 +152,6 @@ def _plan_layer(
         "saturated": float(information.saturated),
     }
     return LayerPlan(ffn.path, ffn.width, kept, figures=figures)
-
-
-def _masks(context: PruningContext, candidate: Candidate) -> list[Tensor]:
-    masks = []
-    for ffn, kept in zip(context.feedforwards, candidate.kept, strict=True):
-        mask = torch.zeros(ffn.width, device=ffn.device)
-        mask[torch.from_numpy(kept).to(ffn.device)] = 1
-        masks.append(mask)
-    return masks
 
 
 def _seed(context: PruningContext, place: int, start: int) -> int:

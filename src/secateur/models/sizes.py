@@ -63,9 +63,9 @@ def parameters_per_neuron(ffn: FeedForward) -> int:
     return ffn.hidden_size * (3 if ffn.is_gated else 2) + biases
 
 
-def predict_size(model: nn.Module, family: Family, width: int) -> ModelSize:
+def predict_size(model: nn.Module, family: Family, width: int, sequence_length: int | None = None) -> ModelSize:
     """Size of the model if all its feed-forward networks had another width, by formula."""
-    now = measure_size(model, family)
+    now = measure_size(model, family, sequence_length)
     feedforwards = find_feedforwards(model, family)
     removed = [ffn.width - width for ffn in feedforwards]
     saved = now.sequence_length * sum(

@@ -1,0 +1,219 @@
+"""Fine-tuned models, and pruning and scoring them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from secateur.calibration import Batch, draw_rows
+from secateur.checkpoint.staging import MARKER
+from secateur.evaluation.classification import TaskRows, batches_by_length, predict, score_predictions, tokenise
+from secateur.finetuning import Training, choose_training, describe_training, finetune, state_folder
+from secateur.methods import PruningContext, find_method
+from secateur.models.loading import LoadedModel, load_model
+from secateur.models.sizes import measure_size, predict_size
+from secateur.paper.study import Cell, Study, run_parallel
+from secateur.pipeline import as_plan, carry_out, open_context, refit_layers
+from secateur.recipe import make_recipe
+from secateur.results import Progress
+from secateur.tasks import TASKS, Metric, read_examples
+
+CALIBRATION_BATCH = 32
+SHARE, LEAST_ROWS = 0.01, 100
+"""Training rows that activations are measured on: the paper's 1 %, but at least 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to prune."""
+
+    label: str
+    """Its name in tables and plots."""
+    settings: Mapping[str, Any]
+    """Settings of the recipe that differ from their defaults."""
+    share: float = SHARE
+    """Fraction of the training rows that activations are measured on."""
+    least_rows: int = LEAST_ROWS
+    """But at least so many."""
+    draws: int = 1
+    """Times it is repeated, with a seed of its own each time."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A fine-tuned model with its data, tokenised."""
+
+    loaded: LoadedModel
+    """The model."""
+    training: TaskRows
+    """Rows that activations are measured on; their labels are not looked at."""
+    validation: TaskRows
+    """Rows that are scored on."""
+
+    @property
+    def mean_tokens(self) -> int:
+        """Mean length of the validation rows, which FLOPs in scope model are stated for."""
+        return round(float(np.mean([len(row["input_ids"]) for row in self.validation.inputs])))
+
+    def calibration(self, share: float, least: int, seed: int) -> list[Batch]:
+        """Batches of training rows drawn at random."""
+        places = draw_rows(len(self.training), share, least, seed)
+        lengths = [len(self.training.inputs[place]["input_ids"]) for place in places]
+        return [
+            self.training.batch([places[number] for number in group])
+            for group in batches_by_length(lengths, CALIBRATION_BATCH)
+        ]
+
+
+def tune_models(study: Study, progress: Progress) -> list[dict[str, Any]]:
+    """The manifest of each task's and seed's fine-tuned model; those that are not there yet are trained first."""
+    base = load_model(study.model, dtype="float32", device="cpu")
+    cells, waiting = [], []
+    for task in study.tasks:
+        for seed in study.seeds:
+            cell = Cell(f"{task}-{seed}", {"task": task, "seed": seed})
+            cells.append(cell)
+            described = describe_training(base, TASKS[task], _training(study, base, task, seed))
+            stored = _read_manifest(model_folder(study, task, seed))
+            if any(stored.get(name) != value for name, value in described.items()):
+                waiting.append(cell)
+    done = len(cells) - len(waiting)
+    progress("fine-tuning: models", done, len(cells))
+    for _ in run_parallel(study, waiting, _tune):
+        done += 1
+        progress("fine-tuning: models", done, len(cells))
+    return [_read_manifest(model_folder(study, task, seed)) for task in study.tasks for seed in study.seeds]
+
+
+def _training(study: Study, base: LoadedModel, task: str, seed: int) -> Training:
+    return choose_training(base, TASKS[task], seed=seed, freeze_embeddings=study.freeze_embeddings)
+
+
+def _tune(study: Study, cell: Cell) -> dict[str, Any]:
+    base, task, seed = load_model(study.model, dtype="float32"), cell.settings["task"], cell.settings["seed"]
+    out = model_folder(study, task, seed)
+    result = finetune(base, TASKS[task], study.data, _training(study, base, task, seed), state=state_folder(out))
+    result.save(out, overwrite=True)
+    return {}
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MARKER
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def model_folder(study: Study, task: str, seed: int) -> Path:
+    """Where a fine-tuned model is kept."""
+    return study.models / f"{task}-{seed}"
+
+
+def open_bench(study: Study, task: str, seed: int) -> Bench:
+    """A fine-tuned model with its data; kept in memory from one cell to the next."""
+    return _open(str(model_folder(study, task, seed)), task, study.data)
+
+
+@cache
+def _open(folder: str, name: str, data: Path | None) -> Bench:
+    task, loaded = TASKS[name], load_model(folder, device="cpu")
+    training, validation = (tokenise(loaded, task, read_examples(task, data, split)) for split in SPLITS)
+    return Bench(loaded, training, validation)
+
+
+SPLITS: Sequence[Any] = ("train", "validation")
+
+
+def width_at(bench: Bench, relative: float, scope: str) -> int:
+    """Neurons a network that leave a fraction of the FLOPs in a scope; at least 1."""
+    loaded = bench.loaded
+    size = measure_size(loaded.model, loaded.family, bench.mean_tokens)
+    original = size.widths[0]
+    if scope == "model":
+        spared = (1 - relative) * size.model_multiply_adds / size.ffn_multiply_adds
+        relative = 1 - spared
+    return min(original, max(1, int(relative * original + 0.5)))
+
+
+def find_bench_facts(study: Study, task: str, seed: int) -> dict[str, Any]:
+    """What tells one fine-tuned model from another."""
+    weights = _read_manifest(model_folder(study, task, seed))["weights_sha256"]
+    return {"task": task, "seed": seed, "scope": study.scope, "weights_sha256": weights}
+
+
+def prune_and_score(
+    bench: Bench, task: str, variant: Variant, widths: Sequence[int], refits: Sequence[bool]
+) -> list[dict[str, Any]]:
+    """One entry for each draw, width and refit: sizes, scores, and what the plan says about itself."""
+    entries = []
+    for draw in range(variant.draws):
+        context = open_pruning(bench, variant, draw)
+        for width in widths:
+            entries += _score_width(context, bench, task, width, refits, draw)
+    return entries
+
+
+def open_pruning(bench: Bench, variant: Variant, seed: int) -> PruningContext:
+    """A fine-tuned model measured for a variant; with second moments, so that it can be refitted."""
+    recipe = make_recipe({**variant.settings, "refit": True, "round_to": 1, "seed": seed, "device": "cpu"})
+    return open_context(bench.loaded, bench.calibration(variant.share, variant.least_rows, seed), recipe)
+
+
+def capture_rows(bench: Bench, rows: int) -> list[Tensor]:
+    """(rows, K) activations of each network on training rows."""
+    context = open_pruning(bench, Variant("", {}, least_rows=rows), 0)
+    return [statistics.samples[:rows] for statistics in context.statistics]
+
+
+def _score_width(
+    context: PruningContext, bench: Bench, task: str, width: int, refits: Sequence[bool], draw: int
+) -> list[dict[str, Any]]:
+    context, begun = context.under(context.recipe, width), time.perf_counter()
+    layers = find_method(context.recipe.method).plan(context)
+    seconds, entries = time.perf_counter() - begun, []
+    for refit in refits:
+        chosen = refit_layers(context, layers) if refit else layers
+        pruned = carry_out(as_plan(context, chosen), context.loaded, in_place=False)
+        figures = {name: float(np.mean([layer.figures[name] for layer in layers])) for name in layers[0].figures}
+        entries.append(
+            {
+                "draw": draw,
+                "width": width,
+                "refit": refit,
+                **relative_flops(bench, width),
+                "scores": score(pruned, bench, task),
+                "calibration_rows": context.calibration.summary.rows,
+                "seconds_choosing": round(seconds, 2),
+                "figures": figures | context.rates,
+            }
+        )
+    return entries
+
+
+def score(model: Any, bench: Bench, task: str) -> dict[Metric, float]:
+    """Each metric of the task on its validation rows."""
+    return score_predictions(TASKS[task], predict(model, bench.validation), bench.validation.labels)
+
+
+def relative_flops(bench: Bench, width: int) -> dict[str, float]:
+    """FLOPs after / before, in both scopes."""
+    loaded = bench.loaded
+    before = measure_size(loaded.model, loaded.family, bench.mean_tokens)
+    after = predict_size(loaded.model, loaded.family, width, bench.mean_tokens)
+    return {
+        "relative_ffn_flops": after.ffn_multiply_adds / before.ffn_multiply_adds,
+        "relative_model_flops": after.model_multiply_adds / before.model_multiply_adds,
+    }

@@ -1,0 +1,76 @@
+"""The experiments by name, and writing what they give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from secateur.checkpoint.manifest import find_versions
+from secateur.errors import InputError, unknown_name
+from secateur.paper.figures import FIG2, FIG3, FIG5, FIG6, fig4, run_curves
+from secateur.paper.results import Document
+from secateur.paper.seeds import fig7
+from secateur.paper.sensitivity import sensitivity
+from secateur.paper.study import Study, describe_study, write_json
+from secateur.paper.tables import table1, table2
+from secateur.results import Progress, no_progress
+
+Experiment = Callable[[Study, Progress], Document]
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "table1": table1,
+    "table2": table2,
+    "fig2": partial(run_curves, curves=FIG2),
+    "fig3": partial(run_curves, curves=FIG3),
+    "fig4": fig4,
+    "fig5": partial(run_curves, curves=FIG5),
+    "fig6": partial(run_curves, curves=FIG6),
+    "fig7": fig7,
+    "sensitivity": sensitivity,
+}
+
+
+def run_experiment(name: str, study: Study, progress: Progress = no_progress) -> tuple[Document, list[Path]]:
+    """An experiment's outcome, and the files it was written to: NAME.json, NAME.md, and for a plot NAME.svg and .png.
+
+    Cells that an earlier run finished are not done again, so an interrupted experiment goes on where it stopped.
+
+    Raises:
+        InputError: the name is unknown, the data or the model can't be used, or matplotlib is missing.
+    """
+    if name not in EXPERIMENTS:
+        raise unknown_name("experiment", name, EXPERIMENTS)
+    if name != "table1":
+        _require_matplotlib()
+    begun = time.perf_counter()
+    document = EXPERIMENTS[name](study, progress)
+    about: dict[str, Any] = {"experiment": name, "study": describe_study(study), "versions": find_versions()}
+    about["seconds_of_this_run"] = round(time.perf_counter() - begun, 1)
+    files = [study.folder / f"{name}.{ending}" for ending in ("json", "md")]
+    write_json(files[0], {**about, **document.content})
+    files[1].write_text(document.markdown, encoding="utf-8")
+    if document.draw is not None:
+        files += _plot(document.draw, study.folder / name)
+    return document, files
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError("plots need matplotlib: pip install 'secateur[paper]'") from None
+
+
+def _plot(draw: Callable[[Any], None], stem: Path) -> list[Path]:
+    """Write a plot as SVG, the same bytes for the same figures, and as PNG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "secateur", "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(16, 4.2), layout="constrained")
+        draw(figure)
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(stem.with_suffix(".png"), dpi=110)
+    return [stem.with_suffix(".svg"), stem.with_suffix(".png")]

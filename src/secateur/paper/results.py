@@ -1,0 +1,70 @@
+"""From cells to what a reader sees: means, spreads, ties, floors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, f1_score
+
+from secateur.tasks import TASKS, Metric
+
+SIGNAL_SPREADS = 3.0
+"""A dense score less than so many seed spreads above its floor says nothing about pruning."""
+TIE_ERRORS = 2.0
+"""Standard errors of a paired difference within which two methods are told to be equal."""
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One experiment's outcome."""
+
+    content: Mapping[str, Any]
+    """All figures, for the JSON file."""
+    markdown: str
+    """Tables and remarks."""
+    draw: Callable[[Any], None] | None = None
+    """Draws the plot on a matplotlib figure; None where there is nothing to plot."""
+
+
+def find_floor(task: str, labels: Sequence[float]) -> dict[Metric, float]:
+    """What a model gets that says the same of every row: the majority class, or a correlation of 0."""
+    if TASKS[task].is_regression:
+        return dict.fromkeys(TASKS[task].metrics, 0.0)
+    classes, counts = np.unique(np.asarray(labels), return_counts=True)
+    constant = np.full(len(labels), classes[counts.argmax()])
+    known = {"accuracy": accuracy_score(labels, constant), "f1": f1_score(labels, constant, zero_division=0)}
+    return {metric: float(known[metric]) for metric in TASKS[task].metrics}
+
+
+def has_signal(dense: Sequence[float], floor: float) -> bool | None:
+    """Whether dense scores lie at least 3 seed spreads above the floor; None of a single seed, which has no spread."""
+    if len(dense) < 2:
+        return None
+    return bool(np.mean(dense) - floor >= SIGNAL_SPREADS * np.std(dense, ddof=1))
+
+
+def is_tie(first: Values, second: Values) -> bool:
+    """Whether the paired difference of two methods over the same seeds lies within 2 standard errors of 0."""
+    difference = first - second
+    if len(difference) < 2:
+        return bool(difference[0] == 0)
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return bool(abs(difference.mean()) <= TIE_ERRORS * error)
+
+
+def mean_and_spread(values: Sequence[float] | Values, digits: int = 3) -> str:
+    """As "0.812 ± 0.004": mean and standard deviation; the mean alone of a single value."""
+    if len(values) < 2:
+        return f"{np.mean(values):.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others figures."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -1,0 +1,155 @@
+"""What an experiment is run on, and its cells: small pieces of work that are kept once done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from joblib import Parallel, delayed
+
+from secateur.errors import InputError, unknown_name
+from secateur.information import use_threads
+from secateur.results import Progress
+from secateur.tasks import find_task
+
+SCOPES = ("ffn", "model")
+SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
+CANDIDATES, QUICK_CANDIDATES = 500, 50
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What an experiment is run on."""
+
+    model: str
+    """The encoder that is fine-tuned."""
+    data: Path | None
+    """Folder with the tasks' files; None: GLUE from the hub."""
+    tasks: tuple[str, ...]
+    """Tasks, by name."""
+    scope: str
+    """What relative FLOPs are counted in."""
+    quick: bool
+    """Fewer steps, one fine-tuning seed, 50 random starts."""
+    freeze_embeddings: bool
+    """Fine-tune all but the word embeddings."""
+    folder: Path
+    """Where results and finished cells go."""
+    models: Path
+    """Where fine-tuned models are kept."""
+    jobs: int
+    """Processes, each with one thread."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of fine-tuning."""
+        return QUICK_SEEDS if self.quick else SEEDS
+
+    @property
+    def candidates(self) -> int:
+        """Random starts that the paper's presets choose among."""
+        return QUICK_CANDIDATES if self.quick else CANDIDATES
+
+
+def make_study(*, tasks: str, scope: str, jobs: int | None, **given: Any) -> Study:
+    """A study, checked.
+
+    Raises:
+        InputError: a task or scope is unknown, or the data folder is not there.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    if not names:
+        raise InputError("tasks must name at least one task")
+    for name in names:
+        find_task(name)
+    if scope not in SCOPES:
+        raise unknown_name("scope", scope, SCOPES)
+    if given["data"] is not None and not given["data"].is_dir():
+        raise InputError(f"data must be a folder, got {given['data']}")
+    return Study(tasks=names, scope=scope, jobs=jobs or os.cpu_count() or 1, **given)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One piece of work."""
+
+    name: str
+    """A file name, without its ending; unique within an experiment."""
+    settings: Mapping[str, Any]
+    """All that its result depends on, as plain values."""
+
+
+Work = Callable[[Study, Cell], dict[str, Any]]
+
+
+def run_cells(
+    study: Study, experiment: str, cells: Sequence[Cell], work: Work, progress: Progress
+) -> list[dict[str, Any]]:
+    """The result of each cell, in order; those that an earlier run finished with the same settings are not done again.
+
+    Args:
+        study: what to run on.
+        experiment: its name; cells are kept in the folder cells/<name>.
+        cells: the work.
+        work: does it, in a process of its own: a function at the top of a module.
+        progress: told after each cell.
+    """
+    folder = study.folder / "cells" / experiment
+    found = {place: result for place, cell in enumerate(cells) if (result := _read(folder, cell)) is not None}
+    waiting = [place for place in range(len(cells)) if place not in found]
+    done = len(found)
+    progress(f"{experiment}: cells", done, len(cells))
+    for number, result in run_parallel(study, [cells[place] for place in waiting], work):
+        found[waiting[number]] = result
+        _write(folder, cells[waiting[number]], result)
+        done += 1
+        progress(f"{experiment}: cells", done, len(cells))
+    return [found[place] for place in range(len(cells))]
+
+
+def run_parallel(study: Study, cells: Sequence[Cell], work: Work) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and result of each cell as it is done, in as many processes as the study has jobs."""
+    if not cells:
+        return
+    pool = Parallel(n_jobs=min(study.jobs, len(cells)), return_as="generator_unordered", batch_size=1)
+    yield from pool(delayed(_run_cell)(work, study, number, cell) for number, cell in enumerate(cells))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file so that it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def describe_study(study: Study) -> dict[str, Any]:
+    """What a results file says about the study; no folder of the user's in it."""
+    described = asdict(study)
+    for name in ("data", "folder", "models", "jobs"):
+        described.pop(name)
+    return {**described, "model": Path(study.model).name, "jobs": study.jobs, "cpus": os.cpu_count()}
+
+
+def _run_cell(work: Work, study: Study, place: int, cell: Cell) -> tuple[int, dict[str, Any]]:
+    with use_threads(1):
+        return place, work(study, cell)
+
+
+def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    path = folder / f"{cell.name}.json"
+    if not path.is_file():
+        return None
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if stored.get("settings") != json.loads(json.dumps(dict(cell.settings))):
+        return None
+    result: dict[str, Any] = stored["result"]
+    return result
+
+
+def _write(folder: Path, cell: Cell, result: Mapping[str, Any]) -> None:
+    write_json(folder / f"{cell.name}.json", {"settings": dict(cell.settings), "result": dict(result)})

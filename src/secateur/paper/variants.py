@@ -1,0 +1,83 @@
+"""The ways to prune that the experiments compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from secateur.paper.bench import Variant
+from secateur.paper.study import Study
+from secateur.recipe import PRESETS, Recipe
+
+RANDOM_DRAWS = 10
+LITERAL = Variant("paper", {"method": "paper"}, least_rows=int(PRESETS["paper"]["min_rows"]))
+SCALED = Variant("paper-scaled", {"method": "paper-scaled"}, least_rows=int(PRESETS["paper-scaled"]["min_rows"]))
+RANDOM = Variant("random", {"method": "random"}, draws=RANDOM_DRAWS)
+MAGNITUDE = Variant("magnitude", {"method": "magnitude"})
+TABLE_VARIANTS = (
+    RANDOM,
+    MAGNITUDE,
+    LITERAL,
+    SCALED,
+    Variant("algorithm1", {"method": "algorithm1"}),
+    Variant("clusters", {"method": "clusters"}),
+    Variant("medoids", {"method": "medoids"}),
+    Variant("redundancy", {"method": "redundancy"}),
+    Variant("importance", {"method": "redundancy", "information": False}),
+)
+CURVE_VARIANTS = (
+    replace(RANDOM, draws=3),
+    MAGNITUDE,
+    LITERAL,
+    SCALED,
+    Variant("clusters", {"method": "clusters"}),
+    Variant("redundancy", {"method": "redundancy"}),
+)
+SENSITIVITY_VARIANTS = (
+    replace(RANDOM, draws=3),
+    MAGNITUDE,
+    Variant("importance", {"method": "redundancy", "information": False}),
+    Variant("redundancy", {"method": "redundancy"}),
+    Variant("medoids", {"method": "medoids"}),
+    Variant("clusters", {"method": "clusters"}),
+)
+WIDE = {"method": "clusters", "kernels": 5, "samples": 500}
+"""Clusters over 500 rows in kernels of 100, for what differs in how information is measured."""
+MEASURE_VARIANTS = (
+    Variant("aligned, scaled", {**WIDE, "kernel_width": "scott-scaled"}, least_rows=500),
+    Variant("aligned, literal", {**WIDE, "kernel_width": "scott"}, least_rows=500),
+    Variant("layer's width", {**WIDE, "kernel_width": "scott-layer"}, least_rows=500),
+    Variant("binned", {**WIDE, "measure": "binned"}, least_rows=500),
+    Variant("KSG, 100 rows", {"method": "clusters", "measure": "ksg"}),
+    Variant("HSIC", {**WIDE, "measure": "hsic", "kernel_width": "scott-scaled"}, least_rows=500),
+)
+CORRELATION_VARIANTS = (
+    Variant("mutual information", {**WIDE, "kernel_width": "scott-scaled"}, least_rows=500),
+    Variant("Pearson", {**WIDE, "measure": "pearson"}, least_rows=500),
+)
+SHARES = (0.01, 0.1, 0.5, 1.0)
+SHARE_VARIANTS = tuple(
+    Variant(
+        f"{share:.0%}",
+        {"method": "clusters", "kernel_width": "scott-scaled", "kernels": 1000, "samples": 100_000},
+        share=share,
+    )
+    for share in SHARES
+)
+ALPHAS = (0.5, 1.01, 1.5, 2.0, 3.0, 5.0)
+ALPHA_VARIANTS = tuple(
+    Variant(f"alpha {alpha:g}", {"method": "clusters", "kernel_width": "scott-scaled", "alpha": alpha})
+    for alpha in ALPHAS
+)
+
+
+def find_variants(variants: Sequence[Variant], study: Study) -> list[Variant]:
+    """The variants with as many random starts as the study asks the presets for."""
+    return [
+        replace(variant, settings={**variant.settings, "seeds": study.candidates}) if _is_preset(variant) else variant
+        for variant in variants
+    ]
+
+
+def _is_preset(variant: Variant) -> bool:
+    return variant.settings.get("method", Recipe().method) in PRESETS
