@@ -22,11 +22,11 @@ Experiment = Callable[[Study, Progress], Document]
 EXPERIMENTS: Mapping[str, Experiment] = {
     "table1": table1,
     "table2": table2,
-    "fig2": partial(run_curves, curves=FIG2),
-    "fig3": partial(run_curves, curves=FIG3),
+    "fig2": partial(run_curves, FIG2),
+    "fig3": partial(run_curves, FIG3),
     "fig4": fig4,
-    "fig5": partial(run_curves, curves=FIG5),
-    "fig6": partial(run_curves, curves=FIG6),
+    "fig5": partial(run_curves, FIG5),
+    "fig6": partial(run_curves, FIG6),
     "fig7": fig7,
     "sensitivity": sensitivity,
 }

@@ -62,7 +62,7 @@ def find_levels(study: Study) -> list[float]:
     return [round(number / steps, 2) for number in range(1, steps)]
 
 
-def run_curves(study: Study, curves: Curves, progress: Progress) -> Document:
+def run_curves(curves: Curves, study: Study, progress: Progress) -> Document:
     """Scores of each variant at each level, over tasks and fine-tuning seeds."""
     manifests = tune_models(study, progress)
     cells = [
@@ -94,7 +94,7 @@ def work_curve(study: Study, cell: Cell) -> dict[str, Any]:
 
 def fig4(study: Study, progress: Progress) -> Document:
     """Figure 4: the curves, and how far mutual information and correlation order pairs of neurons alike."""
-    curves = run_curves(study, FIG4, progress)
+    curves = run_curves(FIG4, study, progress)
     cells = [Cell(task, find_bench_facts(study, task, study.seeds[0])) for task in study.tasks]
     pairs = run_cells(study, "fig4-pairs", cells, work_pairs, progress)
     content = {**curves.content, "pairs": pairs}

@@ -58,7 +58,7 @@ def work_seeds(study: Study, cell: Cell) -> dict[str, Any]:
         "method": variant.label,
         "kl_nats": divergence.tolist(),
         "scores": scores,
-        "spearman": float(spearmanr(divergence, scores).statistic),
+        "spearman": float(spearmanr(divergence, scores).statistic) if len(set(scores)) > 1 else 0.0,
         "candidates_per_second": context.rates["candidates per second"],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,8 +137,10 @@ def describe_study(study: Study) -> dict[str, Any]:
 
 
 def _run_cell(work: Work, study: Study, place: int, cell: Cell) -> tuple[int, dict[str, Any]]:
+    begun = time.perf_counter()
     with use_threads(1):
-        return place, work(study, cell)
+        result = work(study, cell)
+    return place, {**result, "seconds": round(time.perf_counter() - begun, 1)}
 
 
 def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
