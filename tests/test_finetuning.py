@@ -1,6 +1,7 @@
 """Labelled tasks: reading them, fine-tuning on them, scoring on them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,8 +136,21 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(data, tmp_path)
     resumed = finetune(base(), TASKS["sst2"], data, training, state=state, progress=lambda *report: seen.append(report))
     assert seen[0][1] == 9  # the first epoch has 8 steps
     assert hash_weights(resumed.loaded.model) == hash_weights(whole.loaded.model)
-    other = finetune(base(), TASKS["sst2"], data, Training(1e-3, 8, epochs=3, seed=1), state=state)
-    assert hash_weights(other.loaded.model) != hash_weights(whole.loaded.model)
+    other = replace(training, seed=1)
+    with pytest.raises(InputError, match=r"unfinished training with seed 0 instead of 1; --overwrite begins afresh"):
+        finetune(base(), TASKS["sst2"], data, other, state=state)
+    afresh = finetune(base(), TASKS["sst2"], data, other, state=state, restart=True)
+    assert hash_weights(afresh.loaded.model) != hash_weights(whole.loaded.model)
+
+
+def test_frozen_embeddings_stay_as_they_are_and_the_rest_learns(data):
+    training = Training(3e-3, 8, epochs=2, freeze_embeddings=True)
+    model = finetune(base(), TASKS["sst2"], data, training).loaded.model
+    assert torch.equal(model.bert.embeddings.word_embeddings.weight, base().model.embeddings.word_embeddings.weight)
+    assert not torch.equal(
+        model.bert.encoder.layer[0].output.dense.weight, base().model.encoder.layer[0].output.dense.weight
+    )
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_bert_tiny_takes_the_papers_settings_and_others_their_own():
@@ -172,6 +186,7 @@ def test_the_command_writes_an_ordinary_checkpoint_that_can_be_scored(data, tmp_
     assert run([str(word) for word in words]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["training"]["learning_rate"] == 5e-5
+    assert "fine-tuned on sst2" in (out / "README.md").read_text()
     model = AutoModelForSequenceClassification.from_pretrained(out)
     assert hash_weights(model) == hash_weights(load_model(str(out)).model)
     assert not state_folder(out).exists()

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from secateur.calibration import Batch
+from secateur.checkpoint.card import write_finetuned_card
 from secateur.checkpoint.manifest import find_versions
 from secateur.checkpoint.staging import staged
 from secateur.checkpoint.writing import write_folder
@@ -34,6 +35,7 @@ BERT_TINY = (128, 2)
 WEIGHT_DECAY = 0.01
 SORTED_BATCHES = 50
 """Batches' worth of shuffled rows that are sorted by length together."""
+STATE_NAME = "state.json"
 NEW_WEIGHTS = ("pooler.", "classifier.", "score.")
 """What a base model may lack: it starts at random."""
 
@@ -103,7 +105,29 @@ class FinetuneResult:
             "weights_sha256": hash_weights(model),
             "versions": find_versions(),
         }
-        write_folder(self.loaded, out, self.example, manifest=manifest, changes=changes, overwrite=overwrite)
+        source = self.loaded.source
+
+        def write_beside(folder: Path) -> None:
+            write_finetuned_card(
+                folder,
+                base_model=self.loaded.name,
+                is_published=source is not None and source.is_published,
+                task=self.task.name,
+                settings=asdict(self.training),
+                scores={str(metric): value for metric, value in self.scores.items()},
+                rows=(self.rows, self.validation_rows),
+                original=source.original_folder if source else None,
+            )
+
+        write_folder(
+            self.loaded,
+            out,
+            self.example,
+            manifest=manifest,
+            changes=changes,
+            write_beside=write_beside,
+            overwrite=overwrite,
+        )
         shutil.rmtree(state_folder(out), ignore_errors=True)
 
 
@@ -133,6 +157,7 @@ def finetune(
     training: Training,
     *,
     state: Path | None = None,
+    restart: bool = False,
     progress: Progress = no_progress,
 ) -> FinetuneResult:
     """An encoder with a new head, fine-tuned on a task's training rows and scored on its validation rows.
@@ -146,10 +171,11 @@ def finetune(
         data: folder with the task's files; None: GLUE from the hub.
         training: the settings.
         state: folder that is written after each epoch, and that the same training goes on from.
+        restart: begin afresh where `state` holds another training, instead of refusing.
         progress: told after each step.
 
     Raises:
-        InputError: the model is no encoder, has no tokenizer, or the data does not fit.
+        InputError: the model is no encoder, has no tokenizer, the data does not fit, or `state` holds another training.
 
     Source:
         "Large Language Model Pruning" (arXiv 2406.00030); it leaves open weight decay, schedule and lengths.
@@ -165,8 +191,14 @@ def finetune(
     steps = training.epochs * -(-len(rows) // training.batch_size)
     optimizer, epoch = _make_optimizer(model, training.learning_rate), 0
     described = describe_training(base, task, training)
-    if state is not None:
-        epoch = _resume_(model, optimizer, state, described)
+    if state is not None and (state / STATE_NAME).is_file():
+        stored = json.loads((state / STATE_NAME).read_text(encoding="utf-8"))
+        if difference := _find_difference(stored, described):
+            if not restart:
+                raise InputError(f"{state} holds an unfinished training with {difference}; --overwrite begins afresh")
+        else:
+            _restore_(model, optimizer, state)
+            epoch = int(stored["epochs_done"])
     for number in range(epoch, training.epochs):
         start = time.perf_counter()
         _train_epoch_(model, optimizer, rows, training, number, steps, progress)
@@ -277,17 +309,18 @@ def _save_state(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
         tensors |= {f"optimizer.{place}.{name}": value.contiguous() for name, value in values.items()}
     with staged(folder) as stage:
         save_file({name: value.clone() for name, value in tensors.items()}, stage / "state.safetensors")
-        (stage / "state.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (stage / STATE_NAME).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
-def _resume_(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, described: Mapping[str, Any]) -> int:
-    """Take over an interrupted training, and say how many epochs of it are done; 0 where it was another one."""
-    if not (folder / "state.json").is_file():
-        return 0
-    stored = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    epochs = int(stored.pop("epochs_done"))
-    if stored != described:
-        return 0
+def _find_difference(stored: Mapping[str, Any], described: Mapping[str, Any]) -> str | None:
+    """The first setting that two trainings differ in, in words; None where they are the same."""
+    before, now = ({**values, **values["training"]} for values in (stored, described))
+    names = [name for name in now if name != "training" and before.get(name) != now[name]]
+    return f"{names[0]} {before.get(names[0])} instead of {now[names[0]]}" if names else None
+
+
+def _restore_(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Take over weights and optimizer of an interrupted training."""
     tensors = load_file(folder / "state.safetensors")
     weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     model.load_state_dict(weights)
@@ -297,4 +330,3 @@ def _resume_(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, d
             _, place, key = name.split(".")
             state["state"].setdefault(int(place), {})[key] = value
     optimizer.load_state_dict(state)
-    return epochs

@@ -1,9 +1,10 @@
-"""The model card of a pruned checkpoint."""
+"""The model cards of written checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -27,27 +28,16 @@ def write_card(
     original: Path | None,
 ) -> None:
     """Write README.md: what was pruned, how, and what it measures. The licence of the original's card carries over."""
-    data = ModelCardData(
-        base_model=base_model if is_published else None,
-        license=_find_license(original),
-        library_name="transformers",
-        tags=["secateur", "pruning"],
-    )
     rows = [
         ("FFN width", before.width_text, after.width_text),
         ("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
         ("multiply-adds, scope ffn", f"{before.ffn_multiply_adds:,}", f"{after.ffn_multiply_adds:,}"),
         ("multiply-adds, scope model", f"{before.model_multiply_adds:,}", f"{after.model_multiply_adds:,}"),
     ]
-    origin = f"[{base_model}](https://huggingface.co/{base_model})" if is_published else base_model
     refit = "refitted in closed form" if any(layer.update for layer in plan.layers) else "not refitted"
-    text = f"""---
-{data.to_yaml()}
----
+    text = f"""# {base_model}, pruned
 
-# {base_model}, pruned
-
-Made from {origin} with Secateur: feed-forward neurons were removed, without
+Made from {_link(base_model, is_published)} with Secateur: feed-forward neurons were removed, without
 labels, gradients or retraining. It loads like any other checkpoint.
 
 - method: `{plan.method}`, {refit}; keep {plan.keep} asked, {plan.kept_fraction:.4f} of the neurons obtained
@@ -62,7 +52,46 @@ labels, gradients or retraining. It loads like any other checkpoint.
 
 The folder `secateur` holds the plan (kept neurons and new weights) and a manifest (settings, versions, hashes).
 """
-    ModelCard(text, ignore_metadata_errors=True).save(folder / "README.md")
+    _save(folder, text, ["secateur", "pruning"], base_model if is_published else None, original)
+
+
+def write_finetuned_card(
+    folder: Path,
+    *,
+    base_model: str,
+    is_published: bool,
+    task: str,
+    settings: Mapping[str, Any],
+    scores: Mapping[str, float],
+    rows: tuple[int, int],
+    original: Path | None,
+) -> None:
+    """Write README.md: what was fine-tuned on which task, by which settings, and its scores.
+
+    `rows` are those trained on and those scored on.
+    """
+    given = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None)
+    results = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
+    text = f"""# {base_model}, fine-tuned on {task}
+
+Made from {_link(base_model, is_published)} with Secateur, on {rows[0]:,} rows. It loads like any other checkpoint.
+
+- on {rows[1]:,} validation rows: {results}
+- {given}
+
+The folder `secateur` holds a manifest (settings, versions, hashes).
+"""
+    _save(folder, text, ["secateur"], base_model if is_published else None, original)
+
+
+def _save(folder: Path, text: str, tags: list[str], base_model: str | None, original: Path | None) -> None:
+    license_name = _find_license(original)
+    data = ModelCardData(base_model=base_model, license=license_name, library_name="transformers", tags=tags)
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}", ignore_metadata_errors=True).save(folder / "README.md")
+
+
+def _link(base_model: str, is_published: bool) -> str:
+    return f"[{base_model}](https://huggingface.co/{base_model})" if is_published else base_model
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> str:

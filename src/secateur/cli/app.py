@@ -115,7 +115,8 @@ def finetune_command(
         freeze_embeddings=freeze_embeddings,
     )
     with progress_on_stderr() as progress, use_threads(threads):
-        result = finetune(loaded, chosen, data, training, state=state_folder(out), progress=progress)
+        state = state_folder(out)
+        result = finetune(loaded, chosen, data, training, state=state, restart=overwrite, progress=progress)
         result.save(out, overwrite=overwrite)
     if as_json:
         print_json(describe_finetune(result, out))

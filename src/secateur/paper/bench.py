@@ -104,7 +104,8 @@ def _training(study: Study, base: LoadedModel, task: str, seed: int) -> Training
 def _tune(study: Study, cell: Cell) -> dict[str, Any]:
     base, task, seed = load_model(study.model, dtype="float32"), cell.settings["task"], cell.settings["seed"]
     out = model_folder(study, task, seed)
-    result = finetune(base, TASKS[task], study.data, _training(study, base, task, seed), state=state_folder(out))
+    training = _training(study, base, task, seed)
+    result = finetune(base, TASKS[task], study.data, training, state=state_folder(out), restart=True)
     result.save(out, overwrite=True)
     return {}
 
