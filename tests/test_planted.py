@@ -1,5 +1,8 @@
 """Information does something: copies planted in a layer of a real language model are found."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +53,39 @@ def share_of_copies_removed(kept, groups):
     """Share of copies gone; a group that keeps any one member, original or copy, has lost all its copies."""
     left = sum(max(0, len(set(group) & set(kept.tolist())) - 1) for group in groups)
     return 1 - left / (KINDS * len(groups))
+
+
+def plant_in_minilm(minilm):
+    """MiniLM whose 120 least important neurons of layer 2 became exact copies of its 40 most important ones."""
+    loaded = replace(minilm, model=copy.deepcopy(minilm.model))
+    settings = {"layers": "2", "round_to": 1, "keep": (1536 - 120) / 1536, "kernel_width": "scott-scaled"}
+    context = open_context(loaded, None, make_recipe(settings))
+    order = np.argsort(-context.importance(0))
+    groups = [[int(original)] for original in order[:40]]
+    places, ffn = iter(order[::-1].tolist()), context.feedforwards[0]
+    with torch.no_grad():
+        for group in groups * 3:
+            place = next(places)
+            ffn.up.weight[place], ffn.up.bias[place] = ffn.up.weight[group[0]], ffn.up.bias[group[0]]
+            group.append(place)
+    return loaded, settings, groups
+
+
+def share_with_one(kept, groups):
+    """Share of the groups of which exactly one member was kept."""
+    return np.mean([len(set(group) & set(kept.tolist())) == 1 for group in groups])
+
+
+def test_clusters_keep_one_of_each_group_of_copies_and_random_does_not(minilm):
+    loaded, settings, groups = plant_in_minilm(minilm)
+    (layer,) = METHODS["clusters"].plan(open_context(loaded, None, make_recipe({**settings, "method": "clusters"})))
+    assert layer.width == 1536 - 120
+    assert share_with_one(layer.kept, groups) >= 0.95
+    generator = np.random.default_rng(0)
+    chance = [share_with_one(generator.permutation(1536)[: layer.width], groups) for _ in range(500)]
+    random = open_context(loaded, None, make_recipe({**settings, "method": "random"}))
+    drawn = share_with_one(METHODS["random"].plan(random)[0].kept, groups)
+    assert abs(drawn - np.mean(chance)) <= 3 * np.std(chance)
 
 
 @pytest.mark.parametrize("method", ["redundancy", "medoids"])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.manifold import smacof as reference
 
-from secateur.selection.scaling import MOST_ITERATIONS, draw_starts, place_by_landmarks, smacof
+from secateur.selection.scaling import MOST_ITERATIONS, draw_starts, join_copies, place_by_landmarks, smacof
 
 
 def correlated_distance(neurons=120, seed=0):
@@ -74,6 +74,17 @@ def test_a_start_depends_on_its_seed_and_number_alone():
     assert torch.equal(few, many[:2])
     assert not torch.equal(few[0], few[1])
     assert not torch.equal(few, draw_starts((1, 3), 2, 30, 4))
+
+
+def test_copies_start_at_one_point_and_stay_together():
+    distance, starts = correlated_distance(), draw_starts((0,), 3, 120, 10)
+    distance[50, 77] = distance[77, 50] = 0.02  # no copy
+    joined = join_copies(starts, distance)
+    assert torch.equal(joined[:, 110:], starts[:, :10])
+    assert torch.equal(joined[:, :110], starts[:, :110])
+    points = smacof(distance, joined).points
+    apart = (points[:, 110:] - points[:, :10]).norm(dim=2)
+    assert float(apart.max()) < 1e-3
 
 
 def test_neurons_that_share_everything_or_nothing_do_no_harm():

@@ -25,6 +25,7 @@ from secateur.selection.scaling import (
     MOST_NEURONS,
     Scaling,
     draw_starts,
+    join_copies,
     place_by_landmarks,
     smacof,
 )
@@ -122,9 +123,9 @@ def _scale(context: PruningContext, place: int) -> Scaling:
     if neurons > MOST_NEURONS:
         chosen = np.sort(np.random.default_rng([recipe.seed, place]).permutation(neurons)[:LANDMARKS])
     distance = torch.from_numpy(measure_distance(information, chosen)).to(device)  # (K or L, K)
-    starts = draw_starts((recipe.seed, place), recipe.seeds, len(distance), recipe.dimensions)
-    count = len(context.feedforwards)
     among = distance if isinstance(chosen, slice) else distance[:, torch.from_numpy(chosen).to(device)]
+    starts = draw_starts((recipe.seed, place), recipe.seeds, len(distance), recipe.dimensions)
+    starts, count = join_copies(starts, among), len(context.feedforwards)
     scaling = smacof(
         among,
         starts,

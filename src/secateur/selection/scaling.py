@@ -17,6 +17,8 @@ STARTS_AT_ONCE = 4
 MOST_NEURONS = 4096
 """Beyond this, landmarks are scaled, and the other neurons placed among them."""
 LANDMARKS = 2048
+SAME = 0.01
+"""Neurons no further apart than this, of about 1, start at one point."""
 TINY = 1e-12
 """Smallest squared distance that is divided by."""
 Tick = Callable[[int, int], None]
@@ -45,6 +47,20 @@ def draw_starts(seed: tuple[int, ...], starts: int, neurons: int, dimensions: in
     """(S, K, p) float32, uniform in [0, 1); start s depends on the seed and s alone."""
     drawn = [np.random.default_rng([*seed, s]).random((neurons, dimensions), dtype=np.float32) for s in range(starts)]
     return torch.from_numpy(np.stack(drawn))
+
+
+def join_copies(starts: Tensor, distance: Tensor) -> Tensor:
+    """(S, K, p) the starts, but neurons at distance 0 from an earlier one, or nearly so, start where that one does.
+
+    They are one object to the metric, and stay together. From starts of their own, copies need some 1000 iterations to
+    meet.
+
+    Args:
+        starts: (S, K, p) float.
+        distance: (K, K) float, symmetric, zero diagonal.
+    """
+    first = (distance <= SAME).int().argmax(dim=1)  # of each row, the first such neuron: itself where there is none
+    return starts[:, first.to(starts.device)]
 
 
 def smacof(
