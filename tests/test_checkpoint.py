@@ -332,6 +332,13 @@ class TestReading:
             path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
             self.expect_refusal(checkpoint, message)
 
+    def test_an_encoder_whose_config_names_no_class_is_read_without_a_head(self, tmp_path):
+        folder = tiny.save_checkpoint(tmp_path / "model", "bert")
+        edit_config(folder, architectures=None)
+        loaded = load_model(str(folder))
+        assert type(loaded.model).__name__ == "BertModel"
+        assert "stored tensors are not part of BertModel" in loaded.warnings[0]
+
     def test_architectures_that_are_missing_or_unknown(self, checkpoint):
         edit_config(checkpoint, architectures=None)
         self.expect_refusal(checkpoint, "must name one class under 'architectures', got None")

@@ -120,7 +120,7 @@ def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
     stored = check_weights(source.folder)  # formats, most bytes first
     config = _as_config(source)
     family = find_family(config)
-    model_class = _find_class(settings, source)
+    model_class = _find_class(settings, config, family, source)
     model, info = _call(
         source,
         model_class.from_pretrained,
@@ -181,8 +181,11 @@ def _gguf_argument(source: Source) -> dict[str, str]:
     return {"gguf_file": source.gguf_file} if source.gguf_file else {}
 
 
-def _find_class(settings: dict[str, Any], source: Source) -> Any:
+def _find_class(settings: dict[str, Any], config: Any, family: Family, source: Source) -> Any:
+    """The class that config.json names; the bare encoder where it names none, as Google's small BERTs do."""
     named = settings.get("architectures")
+    if named is None and family.kind == "encoder":
+        return transformers.MODEL_MAPPING[type(config)]
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
         raise InputError(f"config.json in {source.folder} must name one class under 'architectures', got {named!r}")
     found = getattr(transformers, named[0], None)

@@ -37,9 +37,9 @@ SENSITIVITY_VARIANTS = (
     replace(RANDOM, draws=3),
     MAGNITUDE,
     Variant("importance", {"method": "redundancy", "information": False}),
-    Variant("redundancy", {"method": "redundancy"}),
-    Variant("medoids", {"method": "medoids"}),
-    Variant("clusters", {"method": "clusters"}),
+    Variant("redundancy", {"method": "redundancy", "kernel_width": "scott-scaled"}),
+    Variant("medoids", {"method": "medoids", "kernel_width": "scott-scaled"}),
+    Variant("clusters", {"method": "clusters", "kernel_width": "scott-scaled"}),
 )
 WIDE = {"method": "clusters", "kernels": 5, "samples": 500}
 """Clusters over 500 rows in kernels of 100, for what differs in how information is measured."""
