@@ -1,6 +1,7 @@
 """The paper's experiments, on tiny models: structure, resuming, and that the figures are what they say."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,26 @@ from sklearn.metrics import accuracy_score, f1_score
 import tiny
 from secateur.cli import run
 from secateur.errors import InputError
+from secateur.methods import find_method
+from secateur.models.loading import load_model
 from secateur.paper import seeds, sensitivity
-from secateur.paper.bench import open_bench, relative_flops, tune_models, width_at
+from secateur.paper.bench import (
+    Variant,
+    open_bench,
+    open_pruning,
+    relative_flops,
+    score,
+    tune_models,
+    width_at,
+)
 from secateur.paper.experiments import EXPERIMENTS, run_experiment
 from secateur.paper.results import find_floor, has_signal, is_tie, mean_and_spread
 from secateur.paper.seeds import choose_among
 from secateur.paper.study import Cell, make_study, run_cells
 from secateur.paper.variants import ALPHAS, LITERAL, SCALED, SHARES, TABLE_VARIANTS, find_variants
+from secateur.pipeline import as_plan, carry_out
 from secateur.results import no_progress
+from secateur.texts import default_passages
 from tiny_tasks import BAD, GOOD, flowers, write_task
 
 
@@ -46,6 +59,13 @@ def few(monkeypatch):
     monkeypatch.setattr("secateur.paper.study.CANDIDATES", 3)
     monkeypatch.setattr(seeds, "CANDIDATES", 6)
     monkeypatch.setattr(seeds, "COUNTS", (1, 2, 6))
+
+
+def write_texts(data):
+    """The two texts that sensitivity reads, of words that the tokenizer of tiny models knows."""
+    for name in ("validation.tokens.txt", "test.raw.txt"):
+        (data / "wikitext2").mkdir(exist_ok=True)
+        (data / "wikitext2" / name).write_text("\n".join(default_passages("test"))[:60_000])
 
 
 def without_seconds(content):
@@ -92,10 +112,38 @@ class TestTable2:
         assert all(path.stat().st_mtime_ns == kept[path] for path in cells[2:])
         assert json.loads(cells[1].read_text())["settings"]["relative_flops"] == 0.4
 
+    def test_its_figures_are_those_of_the_cells_and_ties_are_told(self, place, tmp_path, few, monkeypatch):
+        monkeypatch.setattr("secateur.paper.study.SEEDS", (0, 1))
+        document, _ = run_experiment("table2", study_in(place, tmp_path, tasks="sst2", quick=False))
+        rows = [[part.strip() for part in line.split("|")] for line in document.markdown.splitlines() if "|" in line]
+        printed = {(row[1], row[2]): row[3] for row in rows if len(row) == 5}
+        means = {}
+        for refit in (False, True):
+            for variant in TABLE_VARIANTS:
+                cells = [cell for cell in document.content["cells"] if cell["method"] == variant.label]
+                assert [cell["seed"] for cell in cells] == [0, 1]
+                of_seeds = [
+                    np.mean([e["scores"]["accuracy"] for e in cell["entries"] if e["refit"] == refit]) for cell in cells
+                ]
+                key = (variant.label, "yes" if refit else "no")
+                means[key] = np.mean(of_seeds)
+                assert mean_and_spread(of_seeds) in printed[key]
+        (dense,) = document.content["dense"]
+        if dense["has_signal"]:
+            best = [key for key, text in printed.items() if text.startswith("**")]
+            assert len(best) == 1
+            assert means[best[0]] == max(means.values())
+        assert "standard errors" in document.markdown
 
-@pytest.mark.parametrize("name", ["fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "sensitivity"])
-def test_every_figure_is_drawn_and_written(name, place, tmp_path, few, monkeypatch):
-    monkeypatch.setattr(sensitivity, "MODELS", ("bert-tiny",))
+    def test_a_refit_changes_the_weights_and_says_by_how_much(self, place, tmp_path, few):
+        document, _ = run_experiment("table2", study_in(place, tmp_path, tasks="stsb"))
+        for cell in document.content["cells"]:
+            for entry in cell["entries"]:
+                assert ("relative_error_refit" in entry["figures"]) == entry["refit"]
+
+
+@pytest.mark.parametrize("name", ["fig2", "fig3", "fig4", "fig5", "fig6", "fig7"])
+def test_every_figure_is_drawn_and_written(name, place, tmp_path, few):
     _, files = run_experiment(name, study_in(place, tmp_path))
     assert [path.suffix for path in files] == [".json", ".md", ".svg", ".png"]
     assert files[2].read_text().lstrip().startswith("<?xml")
@@ -109,6 +157,49 @@ def test_curves_have_a_point_at_every_level(place, tmp_path, few):
     document, _ = run_experiment("fig2", study_in(place, tmp_path, tasks="sst2"))
     widths = [entry["width"] for entry in document.content["cells"][1]["entries"]]
     assert widths == [2, 5, 7, 10, 12, 14, 17, 19, 22]
+
+
+def test_sensitivity_compares_three_kinds_of_model_by_the_margin_that_is_left(place, tmp_path, few, monkeypatch):
+    write_texts(place / "data")
+    tiny.save_checkpoint(place / "encoder", "bert-model", seed=3)
+    tiny.save_checkpoint(place / "decoder", "llama")
+    loads = {"minilm": str(place / "encoder"), "smollm2": str(place / "decoder")}
+    monkeypatch.setattr(sensitivity, "load_model", lambda name, **given: load_model(loads[name], **given))
+    monkeypatch.setattr(sensitivity, "TOKENS", 300)
+    monkeypatch.setattr(sensitivity, "WINDOW", 100)
+    document, _ = run_experiment("sensitivity", study_in(place, tmp_path))
+    cells = {(cell["model"], cell["method"]): cell for cell in document.content["cells"]}
+    assert {model for model, _ in cells} == {"bert-tiny", "minilm", "smollm2"}
+    decoder = cells["smollm2", "magnitude"]
+    assert decoder["floor"] == pytest.approx(-np.log(tiny.VOCABULARY))
+    for entry in decoder["entries"]:
+        left = (entry["score"] - decoder["floor"]) / (decoder["dense"] - decoder["floor"])
+        assert entry["left"] == pytest.approx(left)
+    means = [
+        np.mean([e["left"] for e in c["entries"] if e["level"] == 0.5]) for (m, _), c in cells.items() if m == "minilm"
+    ]
+    assert document.content["spread"]["minilm"]["0.5"]["range"] == pytest.approx(max(means) - min(means))
+
+
+def test_sensitivity_says_before_anything_else_what_data_it_lacks(place, tmp_path):
+    with pytest.raises(InputError, match="sensitivity needs wikitext2/"):
+        run_experiment("sensitivity", study_in(place, tmp_path, data=tmp_path))
+    with pytest.raises(InputError, match="sensitivity needs --data"):
+        run_experiment("sensitivity", study_in(place, tmp_path, data=None))
+
+
+def test_masked_scores_of_figure_7_are_those_of_the_cut_model(place, tmp_path, few):
+    study = study_in(place, tmp_path, tasks="stsb")
+    document, _ = run_experiment("fig7", study)
+    cell = document.content["cells"][0]
+    bench = open_bench(study, "stsb", 0)
+    context = open_pruning(bench, Variant("", {"method": "paper", "seeds": 6}, least_rows=8), 0)
+    context = context.under(context.recipe, 10)
+    best = int(np.argmin(cell["kl_nats"]))
+    plan = as_plan(context, find_method("paper").plan(context))
+    assert plan.layers[0].figures["start"] == best
+    cut = score(carry_out(plan, bench.loaded, in_place=False), bench, "stsb")["pearson"]
+    assert cut == pytest.approx(cell["scores"][best], abs=1e-5)
 
 
 def test_table_1_says_what_is_not_here(place, tmp_path):
@@ -125,6 +216,9 @@ def test_a_model_that_is_there_is_not_trained_again_unless_its_settings_differ(p
     before = manifest.stat().st_mtime_ns
     tune_models(study, no_progress)
     assert manifest.stat().st_mtime_ns == before
+    write_task(tmp_path / "data", "sst2", {"train": flowers(90), "validation": flowers(30)})
+    tune_models(replace(study, data=tmp_path / "data"), no_progress)
+    assert json.loads(manifest.read_text())["rows"] == 90
     tune_models(replace(study, freeze_embeddings=True), no_progress)
     assert json.loads(manifest.read_text())["training"]["freeze_embeddings"] is True
 
@@ -143,6 +237,7 @@ def test_flops_in_scope_model_leave_fewer_neurons(place, tmp_path):
 def test_the_floor_is_what_saying_the_same_of_every_row_gets():
     labels = [0, 1, 1, 1, 0]
     assert find_floor("mrpc", labels) == {"f1": f1_score(labels, [1] * 5), "accuracy": accuracy_score(labels, [1] * 5)}
+    assert find_floor("qqp", [0, 0, 1])["f1"] == f1_score([0, 0, 1], [1, 1, 1])
     assert find_floor("sst2", [0, 0, 1]) == {"accuracy": pytest.approx(2 / 3)}
     assert find_floor("stsb", [0.5, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
 
@@ -151,6 +246,8 @@ def test_a_dense_score_within_three_spreads_of_its_floor_says_nothing():
     assert has_signal([0.80, 0.81, 0.82], 0.5) is True
     assert has_signal([0.52, 0.50, 0.54], 0.5) is False
     assert has_signal([0.9], 0.5) is None
+    assert has_signal([0.4], 0.5) is False
+    assert has_signal([0.5, 0.5, 0.5], 0.5) is False
 
 
 def test_methods_within_two_standard_errors_are_a_tie():
@@ -169,7 +266,9 @@ def test_of_more_starts_the_one_nearest_the_original_is_taken(monkeypatch):
     monkeypatch.setattr(seeds, "COUNTS", (1, 3))
     cell = {"kl_nats": [0.3, 0.1, 0.2], "scores": [0.5, 0.9, 0.7]}
     chosen = choose_among(cell)
-    assert chosen[3] == pytest.approx((0.9, 0.0))
+    assert chosen[3][0] == pytest.approx(
+        (19 * 0.9 + 7 * 0.7 + 0.5) / 27, abs=0.02
+    )  # of 27 sets of three, drawn with return
     assert chosen[1][0] == pytest.approx(0.7, abs=0.03)
 
 
@@ -218,6 +317,7 @@ def test_the_command_prints_the_table_and_says_what_it_wrote(place, tmp_path, ca
 
 
 def test_plots_need_matplotlib_and_say_how_to_get_it(place, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run_experiment("table1", study_in(place, tmp_path))
     with pytest.raises(InputError, match=r"pip install 'secateur\[paper\]'"):
         run_experiment("fig2", study_in(place, tmp_path))

@@ -333,6 +333,10 @@ def test_a_preset_sets_what_is_not_given_and_the_command_names_only_the_rest():
     assert describe_command("m", "o", recipe) == "secateur prune m o --keep 0.4 --method paper-scaled --seeds 3"
 
 
+def test_a_share_of_packed_text_is_no_share_and_the_user_is_told():
+    assert any("no rows to take a share of" in warning for warning in prune(calibration_share=0.5).warnings)
+
+
 @pytest.mark.parametrize(("share", "at_least", "rows"), [(0.1, 1, 20), (0.01, 50, 50), (0.5, 999, 200)])
 def test_a_share_of_the_rows_is_drawn(share, at_least, rows, tmp_path):
     texts = [f"row {number} says this and that" for number in range(200)]

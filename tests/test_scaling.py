@@ -67,6 +67,7 @@ def test_each_start_goes_its_own_way_and_stops_by_itself():
 def test_starts_that_run_out_of_iterations_are_counted():
     found = smacof(correlated_distance(), draw_starts((0,), 3, 120, 5), most_iterations=4)
     assert found.iterations.tolist() == [4, 4, 4]
+    assert found.capped_share == 1
 
 
 def test_a_start_depends_on_its_seed_and_number_alone():
@@ -80,6 +81,9 @@ def test_copies_start_at_one_point_and_stay_together():
     distance, starts = correlated_distance(), draw_starts((0,), 3, 120, 10)
     distance[50, 77] = distance[77, 50] = 0.02  # no copy
     joined = join_copies(starts, distance)
+    chain = torch.ones(3, 3).fill_diagonal_(0)
+    chain[0, 1] = chain[1, 0] = chain[1, 2] = chain[2, 1] = 0.005
+    assert torch.equal(join_copies(starts[:, :3], chain), starts[:, :1].expand(-1, 3, -1))
     assert torch.equal(joined[:, 110:], starts[:, :10])
     assert torch.equal(joined[:, :110], starts[:, :110])
     points = smacof(distance, joined).points

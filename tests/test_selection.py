@@ -131,22 +131,26 @@ def test_with_enough_draws_no_pair_above_the_threshold_is_left():
 
 @pytest.mark.parametrize("width", [1, 3, 5, 6])
 def test_the_threshold_falls_until_the_asked_number_is_left(width):
-    kept = select_by_threshold(SIX, width, seed=1)
+    kept = select_by_threshold(SIX, width, draw_pairs(1))
     assert len(kept) == width
     assert kept.tolist() == sorted(set(kept.tolist()))
 
 
 def test_pairs_above_the_first_threshold_go_before_all_others():
-    copies = np.full((40, 40), 0.1)
-    for first in range(0, 8, 2):
-        copies[first, first + 1] = copies[first + 1, first] = 5.0
-    for seed in range(3):
-        kept = set(select_by_threshold(copies, 36, seed).tolist())
-        removed = set(range(40)) - kept
-        assert len(removed) == 4
-    # 4 of 780 pairs lie above the 90th percentile, the rest are equal to it: a tie removes too
-    draws = draw_pairs(0)
-    assert all(first != second and max(first, second) < 5 for first, second in (draws(5) for _ in range(200)))
+    """Of 20 neurons the first 8 share much with one another: 28 of 190 pairs, more than the tenth that T_r takes."""
+    shared = np.full((20, 20), 0.1)
+    shared[:8, :8] = 5.0
+    for seed in range(5):
+        kept = select_by_threshold(shared, 13, draw_pairs(seed))
+        assert set(range(8, 20)) < set(kept.tolist())
+        assert len(kept) == 13
+
+
+def test_draws_are_of_two_different_neurons_and_depend_on_the_seed():
+    first, again, other = ([draw(5) for _ in range(200)] for draw in (draw_pairs(0), draw_pairs(0), draw_pairs(0, 1)))
+    assert first == again != other
+    assert all(a != b and min(a, b) >= 0 and max(a, b) < 5 for a, b in first)
+    assert len(set(first)) == 20
 
 
 def test_exp_distance_leaves_copies_apart_and_normalised_brings_them_together():

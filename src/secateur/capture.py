@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.calibration import Batch
@@ -55,8 +56,9 @@ class StatisticsFitter:
         self._products = torch.zeros(neurons, neurons, dtype=torch.float64) if with_second_moments else None
         self._samples = samples
         self._random = np.random.default_rng(seed)
-        self._keys = np.empty(0)
-        self._rows = torch.zeros(0, neurons)
+        self._largest_key = np.inf
+        self._keys: list[NDArray[np.float64]] = [np.empty(0)]
+        self._rows: list[Tensor] = [torch.zeros(0, neurons)]
 
     def update(self, rows: Tensor, candidates: Tensor) -> StatisticsFitter:
         """Take in activations of real tokens.
@@ -75,22 +77,30 @@ class StatisticsFitter:
         return self
 
     def _draw(self, candidates: Tensor) -> None:
-        keys = np.concatenate([self._keys, self._random.random(len(candidates))])
-        chosen = np.argsort(keys, kind="stable")[: self._samples]
-        old, new = chosen[chosen < len(self._keys)], chosen[chosen >= len(self._keys)]
-        fresh = candidates[torch.from_numpy(new - len(self._keys)).to(candidates.device)].float().cpu()
-        self._rows = torch.cat([self._rows[torch.from_numpy(old)], fresh])
-        self._keys = np.concatenate([keys[old], keys[new]])
+        keys = self._random.random(len(candidates))
+        chosen = np.flatnonzero(keys < self._largest_key)
+        self._keys.append(keys[chosen])
+        self._rows.append(candidates[torch.from_numpy(chosen).to(candidates.device)].float().cpu())
+        if sum(map(len, self._keys)) >= 2 * self._samples:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Drop all but the rows with the smallest keys, and put these in the order of their keys."""
+        keys, rows = np.concatenate(self._keys), torch.cat(self._rows)
+        order = np.argsort(keys, kind="stable")[: self._samples]
+        self._keys, self._rows = [keys[order]], [rows[torch.from_numpy(order)]]
+        if len(order) == self._samples:
+            self._largest_key = keys[order[-1]]
 
     def finish(self) -> LayerStatistics:
         """The statistics so far; rows are in the order of their keys."""
-        order = torch.from_numpy(np.argsort(self._keys, kind="stable"))
+        self._compact()
         return LayerStatistics(
             tokens=self._tokens,
             mean=self._sum / self._tokens,
             squared_norm=self._squares,
             second_moments=None if self._products is None else self._products / self._tokens,
-            samples=self._rows[order],
+            samples=self._rows[0],
         )
 
 

@@ -26,7 +26,7 @@ from secateur.errors import InputError
 from secateur.evaluation.classification import TaskRows, predict, score_predictions, tokenise
 from secateur.models.loading import LoadedModel, hash_weights
 from secateur.results import Progress, no_progress
-from secateur.tasks import Metric, Task, read_examples
+from secateur.tasks import SPLITS, Metric, Task, read_examples
 
 OTHER_LEARNING_RATE, OTHER_BATCH_SIZE = 5e-5, 32
 """For encoders other than BERT-tiny, which the task's own settings are for."""
@@ -78,8 +78,8 @@ class FinetuneResult:
     """How many those are."""
     rows_per_second: float
     """Training rows a second, scoring left out; of this run if it went on from an earlier one."""
-    base_sha256: str
-    """Hash of the weights that training began with, head left out."""
+    described: Mapping[str, Any]
+    """What tells this training from another: task, settings, hashes of the base model and of the rows."""
     example: Batch = field(repr=False)
     """A batch that the written checkpoint is verified on."""
 
@@ -94,10 +94,8 @@ class FinetuneResult:
         changes = {"architectures": [type(model).__name__], "problem_type": model.config.problem_type}
         changes |= {"id2label": _labels(self.task), "label2id": {name: i for i, name in _labels(self.task).items()}}
         manifest = {
-            "task": self.task.name,
-            "training": asdict(self.training),
+            **self.described,
             "base_model": self.loaded.name,
-            "base_sha256": self.base_sha256,
             "rows": self.rows,
             "scores": dict(self.scores),
             "validation_rows": self.validation_rows,
@@ -190,7 +188,7 @@ def finetune(
     seconds, trained = 0.0, 0
     steps = training.epochs * -(-len(rows) // training.batch_size)
     optimizer, epoch = _make_optimizer(model, training.learning_rate), 0
-    described = describe_training(base, task, training)
+    described = describe_training(base, task, training, data)
     if state is not None and (state / STATE_NAME).is_file():
         stored = json.loads((state / STATE_NAME).read_text(encoding="utf-8"))
         if difference := _find_difference(stored, described):
@@ -217,7 +215,7 @@ def finetune(
         scores=scores,
         validation_rows=len(held_out),
         rows_per_second=rate,
-        base_sha256=described["base_sha256"],
+        described=described,
         example=example,
     )
 
@@ -298,9 +296,14 @@ def _shuffled_batches(rows: TaskRows, size: int, draw: random.Random) -> Iterato
     yield from batches
 
 
-def describe_training(base: LoadedModel, task: Task, training: Training) -> dict[str, Any]:
+def describe_training(base: LoadedModel, task: Task, training: Training, data: Path | None) -> dict[str, Any]:
     """What tells one training from another; the manifest of a fine-tuned checkpoint holds the same."""
-    return {"task": task.name, "training": asdict(training), "base_sha256": hash_weights(base.model)}
+    return {
+        "task": task.name,
+        "training": asdict(training),
+        "base_sha256": hash_weights(base.model),
+        "rows_sha256": [read_examples(task, data, split).sha256 for split in SPLITS],
+    }
 
 
 def _save_state(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, described: Mapping[str, Any]) -> None:

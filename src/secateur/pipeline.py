@@ -278,6 +278,8 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
             f"{tokens:,} calibration tokens are few for a refit of {ffns[0].width} neurons; "
             f"{16 * ffns[0].width:,} or more are better"
         )
+    if context.recipe.calibration_share is not None and context.loaded.family.kind == "decoder":
+        found.append("packed text has no rows to take a share of: as much was read as --calibration-tokens allows")
     if context.recipe.threshold_percentile is not None and plan.method == "algorithm1":
         widths = ", ".join(str(layer.width) for layer in plan.layers)
         found.append(f"with --threshold-percentile --keep is not heeded: {widths} neurons are left")

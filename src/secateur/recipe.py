@@ -11,7 +11,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, mo
 
 from secateur.errors import InputError, unknown_name
 
-PAPER: Mapping[str, Any] = {
+PAPER_SETTINGS: Mapping[str, Any] = {
     "calibration_share": 0.01,
     "min_rows": 8,
     "samples": 10_000,
@@ -26,8 +26,8 @@ PAPER: Mapping[str, Any] = {
 }
 """Settings of "Large Language Model Pruning" (arXiv 2406.00030)."""
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": PAPER,
-    "paper-scaled": {**PAPER, "min_rows": 500, "kernel_width": "scott-scaled", "distance": "normalised"},
+    "paper": PAPER_SETTINGS,
+    "paper-scaled": {**PAPER_SETTINGS, "min_rows": 500, "kernel_width": "scott-scaled", "distance": "normalised"},
 }
 """Settings that the method of this name takes unless others are given."""
 

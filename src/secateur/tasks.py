@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from secateur.errors import InputError, unknown_name
 from secateur.texts import open_texts
 
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 Metric = Literal["accuracy", "f1", "pearson", "spearman"]
 
 
@@ -66,6 +68,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of texts and labels, in order."""
+        digest = hashlib.sha256()
+        for texts, label in zip(self.texts, self.labels, strict=True):
+            digest.update("\t".join([*texts, f"{label:g}\n"]).encode())
+        return digest.hexdigest()
 
 
 def find_task(name: str) -> Task:

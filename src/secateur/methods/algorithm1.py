@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateur.errors import InputError
-from secateur.methods.contract import Method, PruningContext
-from secateur.recipe import Recipe
+from secateur.methods.contract import Method, PruningContext, require_information
 from secateur.results import LayerPlan
 from secateur.selection.threshold import DRAWS_PER_NEURON, draw_pairs, remove_redundant, select_by_threshold
 
@@ -22,24 +20,18 @@ def plan_by_threshold(context: PruningContext) -> tuple[LayerPlan, ...]:
 
 def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
     ffn, information = context.feedforwards[place], context.information(place)
-    seed, percentile = context.recipe.seed + place, context.recipe.threshold_percentile
+    draw, percentile = draw_pairs(context.recipe.seed, place), context.recipe.threshold_percentile
     if percentile is None:
-        kept = select_by_threshold(information.values, context.width, seed)
+        kept = select_by_threshold(information.values, context.width, draw)
     else:
         off_diagonal = information.values[np.triu_indices(ffn.width, 1)]
         threshold, draws = float(np.percentile(off_diagonal, percentile)), DRAWS_PER_NEURON * ffn.width
-        kept = remove_redundant(information.values, threshold, draws=draws, draw=draw_pairs(seed))
+        kept = remove_redundant(information.values, threshold, draws=draws, draw=draw)
     figures = {
         "mean_width_over_std": information.mean_width_over_std,
         "saturated": float(information.saturated),
     }
     return LayerPlan(ffn.path, ffn.width, kept, figures=figures)
-
-
-def check_algorithm1(recipe: Recipe) -> None:
-    """Raise InputError where information was switched off, which leaves nothing to choose by."""
-    if not recipe.information:
-        raise InputError("method 'algorithm1' chooses by information alone; use 'redundancy'")
 
 
 ALGORITHM1 = Method(
@@ -48,5 +40,5 @@ ALGORITHM1 = Method(
     plan=plan_by_threshold,
     needs=frozenset({"activations"}),
     sees=frozenset(),
-    check=check_algorithm1,
+    check=require_information,
 )

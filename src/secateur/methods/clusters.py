@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.methods.contract import Method, PruningContext
+from secateur.methods.contract import Method, PruningContext, require_information
 from secateur.models.feedforward import masked
-from secateur.models.outputs import count_outputs, read_outputs
-from secateur.recipe import Recipe
+from secateur.models.outputs import read_outputs
 from secateur.results import LayerPlan
 from secateur.selection.candidates import mean_kl_nats
 from secateur.selection.clusters import select_by_clusters
@@ -62,7 +61,8 @@ def plan_by_clusters(context: PruningContext) -> tuple[LayerPlan, ...]:
         Differs from the paper: what it leaves open is settled (`docs/paper.md`), and `distance="normalised"` puts exact
         copies at 0, which its own exp(-I) does not.
     """
-    check_outputs(context)
+    if context.recipe.seeds > 1:
+        _check_outputs(context)
     candidates = draw_candidates(context)
     divergence = rate_candidates(context, candidates) if len(candidates) > 1 else np.zeros(1)
     best = int(divergence.argmin())
@@ -89,23 +89,39 @@ def draw_candidates(context: PruningContext) -> tuple[Candidate, ...]:
 def rate_candidates(context: PruningContext, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
     """(candidates,) mean KL in nats between the outputs of the model and of the model with neurons masked.
 
-    At most 256 calibration rows are read, all networks of a candidate at once. `context.rates` is told the speed.
+    At most 256 calibration rows are read, all networks of a candidate at once; of a model with an output for every
+    token, about 256 tokens of them count. `context.rates` is told the speed.
     """
     model, by = context.loaded.model, context.recipe.choose_by
     batches = context.calibration.draw_batches(CHOICE_ROWS, context.recipe.seed)
-    originals = [read_outputs(model, batch, by, context.sampling) for batch in batches]
+    of_batch = -(-CHOICE_ROWS // len(batches))
+    random = np.random.default_rng(context.recipe.seed)
+
+    originals, chosen = [], []
+    for batch in batches:
+        outputs = read_outputs(model, batch, by, context.sampling)
+        chosen.append(torch.from_numpy(np.sort(random.permutation(len(outputs))[:of_batch])).to(outputs.device))
+        originals.append(outputs[chosen[-1]])
     weights = [len(original) for original in originals]
     found, begun = np.zeros(len(candidates)), time.perf_counter()
     for place, candidate in enumerate(candidates):
         with masked(context.feedforwards, candidate.masks(context)):
             parts = [
-                mean_kl_nats(original, read_outputs(model, batch, by, context.sampling))
-                for original, batch in zip(originals, batches, strict=True)
+                mean_kl_nats(original, read_outputs(model, batch, by, context.sampling)[rows])
+                for original, batch, rows in zip(originals, batches, chosen, strict=True)
             ]
         found[place] = np.average(parts, weights=weights)
         context.progress("comparing candidates", place + 1, len(candidates))
     context.rates["candidates per second"] = len(candidates) / (time.perf_counter() - begun)
     return found
+
+
+def _check_outputs(context: PruningContext) -> None:
+    """Raise InputError where the outputs that starts are to be compared by are no more than one number a row."""
+    (batch,) = context.calibration.draw_batches(1, context.recipe.seed)
+    outputs = read_outputs(context.loaded.model, batch, context.recipe.choose_by, context.sampling)
+    if outputs.shape[-1] < 2:
+        raise InputError("choose_by logits needs at least 2 outputs a row, the model has 1; use representation")
 
 
 def scale(context: PruningContext, place: int) -> Scaling:
@@ -133,8 +149,7 @@ def _scale(context: PruningContext, place: int) -> Scaling:
     )
     if isinstance(chosen, slice):
         return scaling
-    points = place_by_landmarks(distance, scaling.points)
-    return Scaling(points, scaling.stress, scaling.relative_stress, scaling.iterations)
+    return replace(scaling, points=place_by_landmarks(distance, scaling.points))
 
 
 def _plan_layer(
@@ -159,18 +174,6 @@ def _seed(context: PruningContext, place: int, start: int) -> int:
     return int(np.random.default_rng([context.recipe.seed, place, start, 1]).integers(1 << 31))
 
 
-def check_clusters(recipe: Recipe) -> None:
-    """Raise InputError where information was switched off, which leaves nothing to cluster by."""
-    if not recipe.information:
-        raise InputError(f"method '{recipe.method}' chooses by information alone; use 'redundancy'")
-
-
-def check_outputs(context: PruningContext) -> None:
-    """Raise InputError where the outputs that starts are to be compared by are none."""
-    if context.recipe.seeds > 1 and context.recipe.choose_by == "logits" and count_outputs(context.loaded.model) < 2:
-        raise InputError("choose_by logits needs at least 2 outputs a row, the model has 1; use representation")
-
-
 def _make(name: str, summary: str) -> Method:
     return Method(
         name=name,
@@ -178,7 +181,7 @@ def _make(name: str, summary: str) -> Method:
         plan=plan_by_clusters,
         needs=frozenset({"activations"}),
         sees=frozenset({"duplicates"}) if name != "paper" else frozenset(),
-        check=check_clusters,
+        check=require_information,
     )
 
 

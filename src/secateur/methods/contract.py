@@ -49,6 +49,14 @@ class Method:
     """Raises InputError, before anything is measured, where the settings make no sense for it."""
 
 
+def require_information(recipe: Recipe) -> None:
+    """Raise InputError where information was switched off, which leaves nothing to choose by."""
+    if not recipe.information:
+        raise InputError(
+            f"method '{recipe.method}' chooses by information alone; use 'redundancy' with --no-information"
+        )
+
+
 @dataclass(eq=False)
 class PruningContext:
     """All that a method may look at. Costly things are computed once, when first asked for, and shared."""

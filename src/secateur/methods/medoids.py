@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.errors import InputError
-from secateur.methods.contract import Method, PruningContext
-from secateur.recipe import Recipe
+from secateur.methods.contract import Method, PruningContext, require_information
 from secateur.results import LayerPlan
 from secateur.selection.distances import normalised_distance
 from secateur.selection.medoids import select_medoids
@@ -28,17 +26,11 @@ def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
     return LayerPlan(ffn.path, ffn.width, kept, figures=figures)
 
 
-def check_medoids(recipe: Recipe) -> None:
-    """Raise InputError where information was switched off, which leaves nothing to choose by."""
-    if not recipe.information:
-        raise InputError("method 'medoids' chooses by information alone; use 'redundancy' with --no-information")
-
-
 MEDOIDS = Method(
     name="medoids",
     summary="k-medoids of the neurons under normalised mutual information, importance left out",
     plan=plan_by_medoids,
     needs=frozenset({"activations"}),
     sees=frozenset({"duplicates"}),
-    check=check_medoids,
+    check=require_information,
 )

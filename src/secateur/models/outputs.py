@@ -11,38 +11,54 @@ from torch import Tensor, nn
 OutputKind = Literal["representation", "logits"]
 
 
-def read_outputs(model: nn.Module, batch: Mapping[str, Tensor], kind: OutputKind, sampling: str) -> Tensor:
+def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, sampling: str) -> Tensor:
     """(rows, features) float32, one row for each sequence, or for each real token.
 
     Args:
         model: in evaluation mode.
         batch: keyword arguments of its forward pass.
-        kind: "representation": the pooled output, or where there is none the last hidden state (of the first real token
-            of each row for sampling "cls", of all real tokens otherwise); "logits": what the head gives for the same.
-        sampling: which rows of activations are sampled.
+        kind: "representation": the pooled output, or where there is none the last hidden state (of the decoder, if
+            there is one); "logits": what the head gives, or of a model without a head the representation.
+        sampling: where outputs belong to tokens, "cls" takes the first real one of each row, anything else all of them.
     """
-    body: Any = getattr(model, "base_model", model)
-    inputs: dict[str, Any] = {name: value.to(next(model.parameters()).device) for name, value in batch.items()}
-    config: Any = model.config
-    if hasattr(config, "use_cache"):
+    device = next(model.parameters()).device
+    inputs: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
+    if hasattr(model.config, "use_cache"):
         inputs["use_cache"] = False
     with torch.inference_mode():
-        found: Any = (body if kind == "representation" else model)(**inputs)
-    pooled = getattr(found, "pooler_output", None)
-    values: Tensor = found[0] if pooled is None else pooled
+        values = _represent(model, inputs) if kind == "representation" else _read_logits(model, inputs)
+    side = "decoder_" if "decoder_input_ids" in batch else ""
+    ids, mask = inputs.get(f"{side}input_ids"), inputs.get(f"{side}attention_mask")
+    if values.ndim == 2 and ids is not None and values.shape == ids.shape and not _is_classifier(model):
+        values = values[..., None]  # one number for each token, as ELECTRA's discriminator gives
     if values.ndim == 2:
         return values.float()
-    name = "decoder_attention_mask" if "decoder_attention_mask" in inputs else "attention_mask"
-    mask = inputs.get(name)
-    real = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device) if mask is None else mask.bool()
+    real = torch.ones(values.shape[:2], dtype=torch.bool, device=device) if mask is None else mask.bool()
     if sampling == "cls":
-        return values[torch.arange(len(values), device=values.device), real.int().argmax(dim=1)].float()
+        return values[torch.arange(len(values), device=device), real.int().argmax(dim=1)].float()
     return values[real].float()
 
 
-def count_outputs(model: nn.Module) -> int:
-    """Logits a row; 0 where it can't be told."""
-    config: Any = model.config
-    if type(model).__name__.endswith("ForSequenceClassification"):
-        return int(config.num_labels)
-    return int(getattr(config, "vocab_size", 0))
+def _is_classifier(model: nn.Module) -> bool:
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def _represent(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    body = getattr(model, "base_model", model)
+    found = body(**inputs)
+    pooled: Tensor | None = getattr(found, "pooler_output", None)
+    last: Tensor | None = getattr(found, "last_hidden_state", None)
+    if pooled is not None:
+        return pooled
+    if last is not None:
+        return last
+    found = body(**inputs, output_hidden_states=True)  # a model that is its own body, such as T5 with its head
+    states = getattr(found, "decoder_hidden_states", None) or found.hidden_states
+    representation: Tensor = states[-1]
+    return representation
+
+
+def _read_logits(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    found = model(**inputs)
+    logits: Tensor | None = getattr(found, "logits", None)
+    return _represent(model, inputs) if logits is None else logits

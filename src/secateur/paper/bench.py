@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from secateur.paper.study import Cell, Study, run_parallel
 from secateur.pipeline import as_plan, carry_out, open_context, refit_layers
 from secateur.recipe import make_recipe
 from secateur.results import Progress
-from secateur.tasks import TASKS, Metric, read_examples
+from secateur.tasks import SPLITS, TASKS, Metric, read_examples
 
 CALIBRATION_BATCH = 32
 SHARE, LEAST_ROWS = 0.01, 100
@@ -45,10 +45,6 @@ class Variant:
     """But at least so many."""
     draws: int = 1
     """Times it is repeated, with a seed of its own each time."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Its fields as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +76,21 @@ class Bench:
 def tune_models(study: Study, progress: Progress) -> list[dict[str, Any]]:
     """The manifest of each task's and seed's fine-tuned model; those that are not there yet are trained first."""
     base = load_model(study.model, dtype="float32", device="cpu")
-    cells, waiting = [], []
-    for task in study.tasks:
-        for seed in study.seeds:
-            cell = Cell(f"{task}-{seed}", {"task": task, "seed": seed})
-            cells.append(cell)
-            described = describe_training(base, TASKS[task], _training(study, base, task, seed))
-            stored = _read_manifest(model_folder(study, task, seed))
-            if any(stored.get(name) != value for name, value in described.items()):
-                waiting.append(cell)
+    cells = [Cell(f"{t}-{seed}", {"task": t, "seed": seed}) for t in study.tasks for seed in study.seeds]
+    waiting = [cell for cell in cells if not _is_tuned(study, base, cell)]
     done = len(cells) - len(waiting)
     progress("fine-tuning: models", done, len(cells))
     for _ in run_parallel(study, waiting, _tune):
         done += 1
         progress("fine-tuning: models", done, len(cells))
-    return [_read_manifest(model_folder(study, task, seed)) for task in study.tasks for seed in study.seeds]
+    return [_read_manifest(model_folder(study, cell.settings["task"], cell.settings["seed"])) for cell in cells]
+
+
+def _is_tuned(study: Study, base: LoadedModel, cell: Cell) -> bool:
+    task, seed = cell.settings["task"], cell.settings["seed"]
+    described = describe_training(base, TASKS[task], _training(study, base, task, seed), study.data)
+    stored = _read_manifest(model_folder(study, task, seed))
+    return all(stored.get(name) == value for name, value in described.items())
 
 
 def _training(study: Study, base: LoadedModel, task: str, seed: int) -> Training:
@@ -102,7 +98,8 @@ def _training(study: Study, base: LoadedModel, task: str, seed: int) -> Training
 
 
 def _tune(study: Study, cell: Cell) -> dict[str, Any]:
-    base, task, seed = load_model(study.model, dtype="float32"), cell.settings["task"], cell.settings["seed"]
+    base = load_model(study.model, dtype="float32", device="cpu")
+    task, seed = cell.settings["task"], cell.settings["seed"]
     out = model_folder(study, task, seed)
     training = _training(study, base, task, seed)
     result = finetune(base, TASKS[task], study.data, training, state=state_folder(out), restart=True)
@@ -125,17 +122,15 @@ def model_folder(study: Study, task: str, seed: int) -> Path:
 
 def open_bench(study: Study, task: str, seed: int) -> Bench:
     """A fine-tuned model with its data; kept in memory from one cell to the next."""
-    return _open(str(model_folder(study, task, seed)), task, study.data)
+    folder = model_folder(study, task, seed)
+    return _open(folder, _read_manifest(folder)["weights_sha256"], task, study.data)
 
 
-@cache
-def _open(folder: str, name: str, data: Path | None) -> Bench:
-    task, loaded = TASKS[name], load_model(folder, device="cpu")
+@lru_cache(maxsize=2)
+def _open(folder: Path, weights_sha256: str, name: str, data: Path | None) -> Bench:
+    task, loaded = TASKS[name], load_model(str(folder), device="cpu")
     training, validation = (tokenise(loaded, task, read_examples(task, data, split)) for split in SPLITS)
     return Bench(loaded, training, validation)
-
-
-SPLITS: Sequence[Any] = ("train", "validation")
 
 
 def width_at(bench: Bench, relative: float, scope: str) -> int:
@@ -149,10 +144,18 @@ def width_at(bench: Bench, relative: float, scope: str) -> int:
     return min(original, max(1, int(relative * original + 0.5)))
 
 
-def find_bench_facts(study: Study, task: str, seed: int) -> dict[str, Any]:
-    """What tells one fine-tuned model from another."""
-    weights = _read_manifest(model_folder(study, task, seed))["weights_sha256"]
-    return {"task": task, "seed": seed, "scope": study.scope, "weights_sha256": weights}
+def make_cell(study: Study, task: str, seed: int, variant: Variant | None = None, **settings: Any) -> Cell:
+    """A cell on one fine-tuned model, whose settings name all that its result depends on.
+
+    The model must have been tuned.
+    """
+    manifest = _read_manifest(model_folder(study, task, seed))
+    facts = {"task": task, "seed": seed, "scope": study.scope, **settings}
+    facts |= {name: manifest[name] for name in ("weights_sha256", "rows_sha256")}
+    if variant is None:
+        return Cell(f"{task}-{seed}", facts)
+    facts |= {"variant": asdict(variant), "recipe": make_recipe(variant.settings).model_dump()}
+    return Cell(f"{task}-{seed}-{variant.label}".replace(" ", "_"), facts)
 
 
 def prune_and_score(
@@ -188,7 +191,7 @@ def _score_width(
     for refit in refits:
         chosen = refit_layers(context, layers) if refit else layers
         pruned = carry_out(as_plan(context, chosen), context.loaded, in_place=False)
-        figures = {name: float(np.mean([layer.figures[name] for layer in layers])) for name in layers[0].figures}
+        figures = {name: float(np.mean([layer.figures[name] for layer in chosen])) for name in chosen[0].figures}
         entries.append(
             {
                 "draw": draw,

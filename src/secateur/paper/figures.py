@@ -11,10 +11,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from secateur.information import mutual_information
+from secateur.information.estimator import WidthRule
 from secateur.paper.bench import (
     Variant,
     capture_rows,
-    find_bench_facts,
+    make_cell,
     open_bench,
     prune_and_score,
     tune_models,
@@ -33,7 +34,8 @@ from secateur.paper.variants import (
 from secateur.results import Progress
 from secateur.tasks import TASKS
 
-SCATTER_ROWS, SCATTER_PAIRS = 500, 2000
+PAIRS_WIDTH: WidthRule = "scott-scaled"
+SCATTER_ROWS, SCATTER_PAIRS = 500, 1000
 """Rows that Figure 4 measures pairs on, and pairs of a network that are drawn as points."""
 
 
@@ -66,10 +68,7 @@ def run_curves(curves: Curves, study: Study, progress: Progress) -> Document:
     """Scores of each variant at each level, over tasks and fine-tuning seeds."""
     manifests = tune_models(study, progress)
     cells = [
-        Cell(
-            f"{task}-{seed}-{variant.label}".replace(" ", "_"),
-            {**find_bench_facts(study, task, seed), "variant": variant.as_json(), "levels": find_levels(study)},
-        )
+        make_cell(study, task, seed, variant, levels=find_levels(study))
         for task in study.tasks
         for seed in study.seeds
         for variant in find_variants(curves.variants, study)
@@ -95,20 +94,21 @@ def work_curve(study: Study, cell: Cell) -> dict[str, Any]:
 def fig4(study: Study, progress: Progress) -> Document:
     """Figure 4: the curves, and how far mutual information and correlation order pairs of neurons alike."""
     curves = run_curves(FIG4, study, progress)
-    cells = [Cell(task, find_bench_facts(study, task, study.seeds[0])) for task in study.tasks]
+    seed, settings = study.seeds[0], {"rows": SCATTER_ROWS, "pairs": SCATTER_PAIRS, "kernel_width": PAIRS_WIDTH}
+    cells = [make_cell(study, task, seed, None, **settings) for task in study.tasks]
     pairs = run_cells(study, "fig4-pairs", cells, work_pairs, progress)
     content = {**curves.content, "pairs": pairs}
     rows = [[pair["task"], *(f"{value:.3f}" for value in pair["spearman"])] for pair in pairs]
     networks = [f"network {place}" for place in range(len(pairs[0]["spearman"]))]
     table = as_markdown(["Spearman of I and absolute r over all pairs", *networks], rows)
-    return Document(content, curves.markdown + "\n" + table, curves.draw)
+    return Document(content, curves.markdown + "\n" + table, lambda figure: _draw_with_pairs(figure, content))
 
 
 def work_pairs(study: Study, cell: Cell) -> dict[str, Any]:
     """Mutual information and correlation of all pairs of neurons of one model."""
     task, found, points = cell.settings["task"], [], []
     for rows in capture_rows(open_bench(study, task, cell.settings["seed"]), SCATTER_ROWS):
-        shared = mutual_information(rows, width="scott-scaled").values
+        shared = mutual_information(rows, width=PAIRS_WIDTH).values
         correlation = mutual_information(rows, measure="pearson").values
         upper = np.triu_indices(len(shared), 1)
         found.append(float(spearmanr(shared[upper], correlation[upper]).statistic))
@@ -118,14 +118,27 @@ def work_pairs(study: Study, cell: Cell) -> dict[str, Any]:
     return {"task": task, "spearman": found, "points": points}
 
 
+def _draw_with_pairs(figure: Any, content: Mapping[str, Any]) -> None:
+    """The curves above, and below the information of pairs of neurons against their correlation."""
+    upper, lower = figure.subfigures(2, 1)
+    figure.set_size_inches(16, 8)
+    draw_curves(upper, content)
+    for axes, pair in zip(lower.subplots(1, len(content["pairs"]), squeeze=False)[0], content["pairs"], strict=True):
+        for network, points in enumerate(pair["points"]):
+            axes.scatter(points["correlation"], points["mi_nats"], s=3, alpha=0.4, label=f"network {network}")
+        axes.set(title=pair["task"], xlabel="absolute correlation", ylabel="information, nats")
+        axes.legend(fontsize="small")
+
+
 def draw_curves(figure: Any, content: Mapping[str, Any]) -> None:
-    """One panel a task: a line for each variant, the mean over seeds and draws, and a band of one deviation."""
+    """One panel a task: a line for each variant, the mean over seeds, and a band of their standard deviation."""
     tasks = list(content["dense"])
     for place, (axes, task) in enumerate(zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True)):
         metric = TASKS[task].metrics[0]
         for method, points in _curves_of(content, task).items():
             levels = sorted(points)
-            mean, spread = (np.array([read(points[level]) for level in levels]) for read in (np.mean, np.std))
+            mean = np.array([np.mean(points[level]) for level in levels])
+            spread = np.array([np.std(points[level], ddof=min(1, len(points[level]) - 1)) for level in levels])
             (line,) = axes.plot(levels, mean, marker="o" if len(levels) < 20 else "", markersize=3, label=method)
             axes.fill_between(levels, mean - spread, mean + spread, color=line.get_color(), alpha=0.12, linewidth=0)
         axes.axhline(content["dense"][task], color="0.5", linestyle=":", label="original")
@@ -135,13 +148,16 @@ def draw_curves(figure: Any, content: Mapping[str, Any]) -> None:
 
 
 def _curves_of(content: Mapping[str, Any], task: str) -> dict[str, dict[float, list[float]]]:
-    """Scores by method and relative FLOPs."""
+    """Scores of the seeds, draws averaged, by method and relative FLOPs."""
     metric, scope = TASKS[task].metrics[0], f"relative_{content['scope']}_flops"
     found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in content["cells"]:
         if cell["task"] == task:
+            of_draws: dict[float, list[float]] = defaultdict(list)
             for entry in cell["entries"]:
-                found[cell["method"]][round(entry[scope], 4)].append(entry["scores"][metric])
+                of_draws[round(entry[scope], 4)].append(entry["scores"][metric])
+            for level, scores in of_draws.items():
+                found[cell["method"]][level].append(float(np.mean(scores)))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,31 +11,28 @@ from scipy.stats import spearmanr
 
 from secateur.methods.clusters import draw_candidates, rate_candidates
 from secateur.models.feedforward import masked
-from secateur.paper.bench import Variant, find_bench_facts, open_bench, open_pruning, score, tune_models, width_at
+from secateur.paper.bench import Variant, make_cell, open_bench, open_pruning, score, tune_models, width_at
 from secateur.paper.results import Document, as_markdown
-from secateur.paper.study import CANDIDATES, Cell, Study, run_cells
+from secateur.paper.study import CANDIDATES, RELATIVE_FLOPS, Cell, Study, run_cells
 from secateur.paper.variants import LITERAL, SCALED
 from secateur.results import Progress
 from secateur.tasks import TASKS
 
 TASK = "mrpc"
-RELATIVE_FLOPS = 0.4
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 RESAMPLES = 500
-"""Random sets of starts that each count is averaged over."""
+"""Random sets of starts, drawn with replacement, that each count is averaged over."""
 
 
 def fig7(study: Study, progress: Progress) -> Document:
     """Score of the start chosen among 1 to 500, on MRPC (or the first task asked for)."""
-    tune_models(study, progress)
     task = TASK if TASK in study.tasks else study.tasks[0]
+    tune_models(replace(study, tasks=(task,)), progress)
+    variants = [replace(v, settings={**v.settings, "seeds": CANDIDATES}) for v in (LITERAL, SCALED)]
     cells = [
-        Cell(
-            f"{task}-{seed}-{variant.label}",
-            {**find_bench_facts(study, task, seed), "variant": variant.as_json(), "relative_flops": RELATIVE_FLOPS},
-        )
+        make_cell(study, task, seed, variant, relative_flops=RELATIVE_FLOPS)
         for seed in study.seeds
-        for variant in (LITERAL, SCALED)
+        for variant in variants
     ]
     content: dict[str, Any] = {"task": task, "cells": run_cells(study, "fig7", cells, work_seeds, progress)}
     return Document(content, _markdown(content), lambda figure: _draw(figure, content))
@@ -44,8 +42,7 @@ def work_seeds(study: Study, cell: Cell) -> dict[str, Any]:
     """KL and validation score of each of 500 starts."""
     task, bench = cell.settings["task"], open_bench(study, cell.settings["task"], cell.settings["seed"])
     variant = Variant(**cell.settings["variant"])
-    settings = {**variant.settings, "seeds": CANDIDATES}
-    context = open_pruning(bench, Variant(variant.label, settings, variant.share, variant.least_rows), 0)
+    context = open_pruning(bench, variant, 0)
     context = context.under(context.recipe, width_at(bench, cell.settings["relative_flops"], study.scope))
     candidates = draw_candidates(context)
     divergence, metric, scores = rate_candidates(context, candidates), TASKS[task].metrics[0], []
@@ -68,7 +65,7 @@ def choose_among(cell: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
     divergence, scores = np.array(cell["kl_nats"]), np.array(cell["scores"])
     random, found = np.random.default_rng(0), {}
     for count in COUNTS:
-        sets = [random.permutation(len(scores))[:count] for _ in range(RESAMPLES)]
+        sets = [random.integers(len(scores), size=count) for _ in range(RESAMPLES)]
         chosen = [scores[some[divergence[some].argmin()]] for some in sets]
         found[count] = float(np.mean(chosen)), float(np.std(chosen))
     return found

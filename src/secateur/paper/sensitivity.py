@@ -2,145 +2,180 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from secateur.calibration import CalibrationInput, take_tokens
+from secateur.errors import InputError
 from secateur.evaluation.embeddings import score_stsb
 from secateur.evaluation.perplexity import evaluate_perplexity
 from secateur.methods import find_method
-from secateur.models.loading import LoadedModel, load_model
-from secateur.paper.bench import Variant, find_bench_facts, open_bench, score, tune_models
-from secateur.paper.results import Document, as_markdown
+from secateur.models.loading import LoadedModel, hash_weights, load_model
+from secateur.paper.bench import Variant, make_cell, open_bench, score, tune_models
+from secateur.paper.results import Document, as_markdown, find_floor
 from secateur.paper.study import Cell, Study, run_cells
 from secateur.paper.variants import SENSITIVITY_VARIANTS
 from secateur.pipeline import as_plan, carry_out, find_width, open_context
 from secateur.recipe import make_recipe
 from secateur.results import Progress
-from secateur.scoring import default_test_text
 from secateur.tasks import TASKS
 from secateur.texts import open_texts
 
 LEVELS, QUICK_LEVELS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), (0.9, 0.7, 0.5, 0.3)
+CALIBRATION_TEXT, TEST_TEXT = "wikitext2/validation.tokens.txt", "wikitext2/test.raw.txt"
+PAIRS = "stsb/validation.tsv"
 TOKENS, WINDOW = 2048, 512
-"""Text that perplexity is measured on."""
+"""Text that SmolLM2's log-loss is measured on."""
+ROWS = 500
+"""Training rows that BERT-tiny's activations are measured on at least."""
 MODELS = ("bert-tiny", "minilm", "smollm2")
+Measure = Callable[[LoadedModel], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model, and how it is scored."""
+
+    loaded: LoadedModel
+    """The model."""
+    calibration: CalibrationInput
+    """What its activations are measured on."""
+    measure: Measure
+    """Higher is better: accuracy, a correlation, or the negative log-loss in nats."""
+    floor: float
+    """Of a model that knows nothing: the majority class, 0, or the negative logarithm of the vocabulary."""
 
 
 def sensitivity(study: Study, progress: Progress) -> Document:
-    """How far methods lie apart at each width, on models of 4, 23 and 135 million parameters."""
-    tune_models(study, progress)
-    levels = QUICK_LEVELS if study.quick else LEVELS
-    cells = [
-        Cell(f"{model}-{variant.label}", {**_facts(study, model), "variant": variant.as_json(), "levels": list(levels)})
-        for model in MODELS
-        for variant in SENSITIVITY_VARIANTS
-    ]
+    """How far methods lie apart at each width, on a fine-tuned BERT-tiny (first task and seed), MiniLM and SmolLM2."""
+    if study.data is None:
+        raise InputError("sensitivity needs --data, the folder with stsb/ and wikitext2/")
+    missing = [name for name in (CALIBRATION_TEXT, TEST_TEXT, PAIRS) if not (study.data / name).is_file()]
+    if missing:
+        raise InputError(f"sensitivity needs {', '.join(missing)} in {study.data}")
+    tune_models(replace(study, tasks=study.tasks[:1]), progress)
+    levels = list(QUICK_LEVELS if study.quick else LEVELS)
+    cells = [cell for model in MODELS for cell in _cells(study, model, levels)]
     results = run_cells(study, "sensitivity", cells, work_sensitivity, progress)
-    content = {"levels": list(levels), "cells": results, "spread": {model: _spread(results, model) for model in MODELS}}
+    content = {"levels": levels, "cells": results, "spread": {model: _spread(results, model) for model in MODELS}}
     return Document(content, _markdown(content), lambda figure: _draw(figure, content))
 
 
+def _cells(study: Study, model: str, levels: list[float]) -> list[Cell]:
+    if model == "bert-tiny":
+        task, seed = study.tasks[0], study.seeds[0]
+        found = [make_cell(study, task, seed, v, model=model, levels=levels, rows=ROWS) for v in SENSITIVITY_VARIANTS]
+        return [Cell(f"{model}-{cell.name}", cell.settings) for cell in found]
+    assert study.data is not None
+    files = {name: _hash_file(study.data / name) for name in (CALIBRATION_TEXT, TEST_TEXT, PAIRS)}
+    facts = {"model": model, "levels": levels, "files": files, "tokens": TOKENS, "window": WINDOW}
+    facts["weights_sha256"] = hash_weights(load_model(model, device="cpu").model)
+    return [
+        Cell(
+            f"{model}-{variant.label}".replace(" ", "_"),
+            {**facts, "variant": asdict(variant), "recipe": make_recipe(variant.settings).model_dump()},
+        )
+        for variant in SENSITIVITY_VARIANTS
+    ]
+
+
 def work_sensitivity(study: Study, cell: Cell) -> dict[str, Any]:
-    """One method on one model, at every width: what is left of the dense model's score."""
+    """One method on one model, at every width: the share of the dense model's margin over its floor that is left."""
     name, variant = cell.settings["model"], Variant(**cell.settings["variant"])
-    loaded, calibration, measure = _open(study, name)
-    dense, entries = measure(loaded), []
+    subject, entries = _open(study, name), []
+    dense = subject.measure(subject.loaded)
     for draw in range(variant.draws):
         recipe = make_recipe({**variant.settings, "refit": False, "round_to": 1, "seed": draw, "device": "cpu"})
-        context = open_context(loaded, calibration, recipe)
+        context = open_context(subject.loaded, subject.calibration, recipe)
         for level in cell.settings["levels"]:
             asked = recipe.model_copy(update={"keep": level})
-            now = context.under(asked, find_width(loaded, asked))
-            plan = as_plan(now, find_method(recipe.method).plan(now))
-            pruned = carry_out(plan, loaded, in_place=False)
-            got = measure(LoadedModel(pruned, loaded.family, loaded.tokenizer, loaded.source))
-            entries.append({"level": level, "draw": draw, "score": got, "left": _left(name, got, dense)})
-    return {"model": name, "method": variant.label, "dense": dense, "entries": entries}
+            now = context.under(asked, find_width(subject.loaded, asked))
+            pruned = carry_out(as_plan(now, find_method(recipe.method).plan(now)), subject.loaded, in_place=False)
+            got = subject.measure(replace(subject.loaded, model=pruned))
+            left = (got - subject.floor) / (dense - subject.floor)
+            entries.append({"level": level, "draw": draw, "score": got, "left": left})
+    return {"model": name, "method": variant.label, "dense": dense, "floor": subject.floor, "entries": entries}
 
 
-def _left(model: str, got: float, dense: float) -> float:
-    """What is left of a score: 1 for all of it. Of a perplexity its inverse counts."""
-    return dense / got if model == "smollm2" else got / dense
-
-
-def _facts(study: Study, model: str) -> dict[str, Any]:
-    if model == "bert-tiny":
-        return {**find_bench_facts(study, study.tasks[0], study.seeds[0]), "model": model}
-    return {"model": model}
-
-
-def _open(study: Study, name: str) -> tuple[LoadedModel, CalibrationInput, Any]:
-    """A model, what to calibrate it on, and what gives its score."""
+def _open(study: Study, name: str) -> Subject:
+    assert study.data is not None
     if name == "bert-tiny":
-        task = study.tasks[0]
-        bench = open_bench(study, task, study.seeds[0])
+        task, bench = study.tasks[0], open_bench(study, study.tasks[0], study.seeds[0])
         metric = TASKS[task].metrics[0]
-        calibration = bench.calibration(0.01, 500, 0)
-        return bench.loaded, calibration, lambda loaded: score(loaded.model, bench, task)[metric]
+        floor = find_floor(task, bench.validation.labels.tolist())[metric]
+        calibration = bench.calibration(0.01, ROWS, 0)
+        return Subject(bench.loaded, calibration, lambda loaded: score(loaded.model, bench, task)[metric], floor)
     loaded, data = load_model(name, device="cpu"), study.data
-    text = data / "wikitext2" if data is not None and (data / "wikitext2").is_dir() else None
     if name == "minilm":
-        assert data is not None
-        return loaded, _file(text, "validation.tokens.txt"), lambda other: score_stsb(other, data)[0]
-    test = open_texts(text / "test.raw.txt") if text is not None else default_test_text()
-    ids = take_tokens(test, loaded.tokenizer, TOKENS)
+        return Subject(loaded, data / CALIBRATION_TEXT, lambda other: score_stsb(other, data)[0], 0.0)
+    ids = take_tokens(open_texts(data / TEST_TEXT), loaded.tokenizer, TOKENS)
 
-    def perplexity(other: LoadedModel) -> float:
-        return float(evaluate_perplexity(other.model, ids, window=WINDOW).perplexity)
+    def measure(other: LoadedModel) -> float:
+        return -evaluate_perplexity(other.model, ids, window=WINDOW).log_loss_nats
 
-    return loaded, _file(text, "validation.tokens.txt"), perplexity
-
-
-def _file(folder: Path | None, name: str) -> Path | None:
-    return None if folder is None else folder / name
+    config: Any = loaded.model.config
+    return Subject(loaded, data / CALIBRATION_TEXT, measure, -log(config.vocab_size))
 
 
-def _spread(results: Any, model: str) -> dict[str, dict[str, float]]:
-    """Highest less lowest of what is left over the methods, and their deviation, by width; draws averaged."""
-    found: dict[float, list[float]] = defaultdict(list)
-    for cell in results:
-        if cell["model"] == model:
-            for level in sorted({entry["level"] for entry in cell["entries"]}):
-                left = [entry["left"] for entry in cell["entries"] if entry["level"] == level]
-                found[level].append(float(np.mean(left)))
-    return {f"{level:g}": {"range": max(v) - min(v), "std": float(np.std(v, ddof=1))} for level, v in found.items()}
+def _hash_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _left(cell: Mapping[str, Any], level: float) -> list[float]:
+    """What each draw leaves at a width."""
+    return [entry["left"] for entry in cell["entries"] if entry["level"] == level]
+
+
+def _spread(cells: Sequence[Mapping[str, Any]], model: str) -> dict[str, dict[str, float]]:
+    """By width, highest less lowest over the methods (draws averaged), their deviation, and that of random draws."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    of_model = [cell for cell in cells if cell["model"] == model]
+    for level in sorted({entry["level"] for cell in of_model for entry in cell["entries"]}):
+        means = [float(np.mean(_left(cell, level))) for cell in of_model]
+        random = max((_left(cell, level) for cell in of_model), key=len)  # the only method with several draws
+        found[f"{level:g}"] = {
+            "range": max(means) - min(means),
+            "std": float(np.std(means, ddof=1)),
+            "std_of_random_draws": float(np.std(random, ddof=1)),
+        }
+    return dict(found)
 
 
 def _markdown(content: Mapping[str, Any]) -> str:
-    columns = ["score left", *(f"{level:g}" for level in content["levels"])]
-    parts = []
-    for model in MODELS:
-        rows = []
-        for cell in (cell for cell in content["cells"] if cell["model"] == model):
-            means = [
-                np.mean([entry["left"] for entry in cell["entries"] if entry["level"] == level])
-                for level in content["levels"]
-            ]
-            rows.append([cell["method"], *(f"{mean:.3f}" for mean in means)])
-        spread = content["spread"][model]
-        rows.append(
-            ["**highest less lowest**", *(f"{spread[f'{level:g}']['range']:.3f}" for level in content["levels"])]
-        )
-        dense = next(cell["dense"] for cell in content["cells"] if cell["model"] == model)
-        parts.append(f"{model} (dense {dense:.3f}), by width kept:\n\n" + as_markdown(columns, rows))
+    levels, parts = content["levels"], []
+    for model, spread in content["spread"].items():
+        cells = [cell for cell in content["cells"] if cell["model"] == model]
+        rows = [[cell["method"], *(f"{np.mean(_left(cell, level)):.3f}" for level in levels)] for cell in cells]
+        for label, figure in (
+            ("**highest less lowest**", "range"),
+            ("deviation of random draws", "std_of_random_draws"),
+        ):
+            rows.append([label, *(f"{spread[f'{level:g}'][figure]:.3f}" for level in levels)])
+        heading = f"{model}: dense {cells[0]['dense']:.3f}, floor {cells[0]['floor']:.3f}; share of the margin left"
+        parts.append(f"{heading}:\n\n" + as_markdown(["width kept", *(f"{level:g}" for level in levels)], rows))
     return "\n".join(parts)
 
 
 def _draw(figure: Any, content: Mapping[str, Any]) -> None:
-    axes = figure.subplots(1, len(MODELS) + 1)
-    for panel, model in zip(axes, MODELS, strict=False):
+    models = list(content["spread"])
+    axes = figure.subplots(1, len(models) + 1)
+    for panel, model in zip(axes, models, strict=False):
         for cell in (cell for cell in content["cells"] if cell["model"] == model):
-            levels = sorted({entry["level"] for entry in cell["entries"]})
-            means = [np.mean([e["left"] for e in cell["entries"] if e["level"] == level]) for level in levels]
+            levels = sorted(content["levels"])
+            means = [np.mean(_left(cell, level)) for level in levels]
             panel.plot(levels, means, marker="o", markersize=3, label=cell["method"])
-        panel.set(title=model, xlabel="width kept", ylabel="score left, of 1")
-        levels = [float(level) for level in content["spread"][model]]
-        axes[-1].plot(levels, [v["range"] for v in content["spread"][model].values()], marker="o", label=model)
+        panel.set(title=model, xlabel="width kept", ylabel="share of the dense margin left")
+        spread = content["spread"][model]
+        axes[-1].plot(
+            [float(level) for level in spread], [v["range"] for v in spread.values()], marker="o", label=model
+        )
     axes[0].legend(fontsize="small")
     axes[-1].legend(fontsize="small")
-    axes[-1].set(title="highest less lowest", xlabel="width kept", ylabel="of the score left")
+    axes[-1].set(title="highest less lowest", xlabel="width kept", ylabel="of the share left")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from secateur.errors import InputError, unknown_name
 from secateur.information import use_threads
@@ -19,6 +20,8 @@ from secateur.tasks import find_task
 
 SCOPES = ("ffn", "model")
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
+RELATIVE_FLOPS = 0.4
+"""Of Table 2 and Figure 7."""
 CANDIDATES, QUICK_CANDIDATES = 500, 50
 
 
@@ -85,6 +88,8 @@ class Cell:
 
 
 Work = Callable[[Study, Cell], dict[str, Any]]
+REVISION = 1
+"""Raised by hand when a change of the code changes results, so that no older cell is taken for a new one."""
 
 
 def run_cells(
@@ -138,7 +143,7 @@ def describe_study(study: Study) -> dict[str, Any]:
 
 def _run_cell(work: Work, study: Study, place: int, cell: Cell) -> tuple[int, dict[str, Any]]:
     begun = time.perf_counter()
-    with use_threads(1):
+    with use_threads(1), threadpool_limits(1):
         result = work(study, cell)
     return place, {**result, "seconds": round(time.perf_counter() - begun, 1)}
 
@@ -148,11 +153,15 @@ def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if stored.get("settings") != json.loads(json.dumps(dict(cell.settings))):
+    if stored.get("settings") != json.loads(json.dumps(_as_stored(cell))):
         return None
     result: dict[str, Any] = stored["result"]
     return result
 
 
 def _write(folder: Path, cell: Cell, result: Mapping[str, Any]) -> None:
-    write_json(folder / f"{cell.name}.json", {"settings": dict(cell.settings), "result": dict(result)})
+    write_json(folder / f"{cell.name}.json", {"settings": _as_stored(cell), "result": dict(result)})
+
+
+def _as_stored(cell: Cell) -> dict[str, Any]:
+    return {**cell.settings, "revision": REVISION}

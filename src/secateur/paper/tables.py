@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from secateur.paper.bench import Variant, find_bench_facts, open_bench, prune_and_score, tune_models, width_at
+from secateur.paper.bench import Variant, make_cell, open_bench, prune_and_score, tune_models, width_at
 from secateur.paper.results import Document, Values, as_markdown, find_floor, has_signal, is_tie, mean_and_spread
-from secateur.paper.study import Cell, Study, run_cells
+from secateur.paper.study import RELATIVE_FLOPS, Cell, Study, run_cells
 from secateur.paper.variants import TABLE_VARIANTS, find_variants
 from secateur.results import Progress
 from secateur.tasks import TASKS, read_examples
 
-RELATIVE_FLOPS = 0.4
 PAPER_ROWS: Mapping[str, tuple[int, int]] = {
     "sst2": (67_349, 872),
     "stsb": (5_749, 1_500),
@@ -52,10 +51,7 @@ def table2(study: Study, progress: Progress) -> Document:
     """Every method at 40 % of the FLOPs, with and without refit, over tasks and fine-tuning seeds."""
     manifests = tune_models(study, progress)
     cells = [
-        Cell(
-            f"{task}-{seed}-{variant.label}",
-            {**find_bench_facts(study, task, seed), "variant": variant.as_json(), "relative_flops": RELATIVE_FLOPS},
-        )
+        make_cell(study, task, seed, variant, relative_flops=RELATIVE_FLOPS)
         for task in study.tasks
         for seed in study.seeds
         for variant in find_variants(TABLE_VARIANTS, study)
@@ -105,20 +101,23 @@ def _table2_markdown(study: Study, content: Mapping[str, Any]) -> str:
         ["relative FLOPs, scope ffn", "", *_flops(study, content["cells"], "relative_ffn_flops")],
         ["relative FLOPs, scope model", "", *_flops(study, content["cells"], "relative_model_flops")],
     ]
-    columns_of = {task: _first_metrics(content["cells"], task) for task in study.tasks}
     scores = _all_scores(content["cells"])
+    columns_of = {task: _first_metrics(scores, task) for task in study.tasks}
+    can_compare = {entry["task"]: entry["has_signal"] is True for entry in dense}
     for method, refit in next(iter(columns_of.values())):
-        cells = []
+        texts = []
         for task, column in columns_of.items():
-            text = _both(scores[task, method, refit], task)
-            best = max(column.values(), key=np.mean)
-            mine = column[method, refit]
-            cells.append(f"**{text}**" if mine is best else f"{text} =" if is_tie(mine, best) else text)
-        rows.append([method, "yes" if refit else "no", *cells])
-    note = (
-        "Mean ± standard deviation over fine-tuning seeds, random draws averaged first. Bold: the best of a column; =: "
-        "a tie with it, the paired difference lying within 2 standard errors of 0.\n"
-    )
+            text, mine, best = _both(scores[task, method, refit], task), column[method, refit], _best(column)
+            if can_compare[task]:
+                text = f"**{text}**" if mine is best else f"{text} =" if is_tie(mine, best) else text
+            texts.append(text)
+        rows.append([method, "yes" if refit else "no", *texts])
+    note = "One fine-tuning seed: nothing is said about which method is better.\n"
+    if len(study.seeds) > 1:
+        note = (
+            "Mean ± standard deviation over fine-tuning seeds, random draws averaged first. Bold: the best of a column "
+            "with signal; =: a tie with it, the paired difference lying within 2 standard errors of 0.\n"
+        )
     return as_markdown(columns, rows) + "\n" + note + "\n" + _random_spread(study, content["cells"])
 
 
@@ -146,13 +145,17 @@ def _all_scores(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, bool
     return found
 
 
-def _first_metrics(cells: Sequence[Mapping[str, Any]], task: str) -> dict[tuple[str, bool], Values]:
+def _first_metrics(scores: Mapping[tuple[str, str, bool], Any], task: str) -> dict[tuple[str, bool], Values]:
     metric = TASKS[task].metrics[0]
     return {
-        (method, refit): np.array([score[metric] for score in scores])
-        for (name, method, refit), scores in _all_scores(cells).items()
+        (method, refit): np.array([score[metric] for score in of_seeds])
+        for (name, method, refit), of_seeds in scores.items()
         if name == task
     }
+
+
+def _best(column: Mapping[tuple[str, bool], Values]) -> Values:
+    return max(column.values(), key=lambda values: float(values.mean()))
 
 
 def _random_spread(study: Study, cells: Sequence[Mapping[str, Any]]) -> str:

@@ -37,9 +37,9 @@ SENSITIVITY_VARIANTS = (
     replace(RANDOM, draws=3),
     MAGNITUDE,
     Variant("importance", {"method": "redundancy", "information": False}),
-    Variant("redundancy", {"method": "redundancy", "kernel_width": "scott-scaled"}),
-    Variant("medoids", {"method": "medoids", "kernel_width": "scott-scaled"}),
-    Variant("clusters", {"method": "clusters", "kernel_width": "scott-scaled"}),
+    Variant("redundancy, aligned", {"method": "redundancy", "kernel_width": "scott-scaled"}),
+    Variant("medoids, aligned", {"method": "medoids", "kernel_width": "scott-scaled"}),
+    Variant("clusters, aligned", {"method": "clusters", "kernel_width": "scott-scaled"}),
 )
 WIDE = {"method": "clusters", "kernels": 5, "samples": 500}
 """Clusters over 500 rows in kernels of 100, for what differs in how information is measured."""
@@ -59,8 +59,9 @@ SHARES = (0.01, 0.1, 0.5, 1.0)
 SHARE_VARIANTS = tuple(
     Variant(
         f"{share:.0%}",
-        {"method": "clusters", "kernel_width": "scott-scaled", "kernels": 1000, "samples": 100_000},
+        {"method": "clusters", "kernel_width": "scott-scaled", "kernels": 10_000, "samples": 1_000_000},
         share=share,
+        least_rows=int(PRESETS["paper"]["min_rows"]),
     )
     for share in SHARES
 )

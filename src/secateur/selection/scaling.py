@@ -36,11 +36,13 @@ class Scaling:
     """(S,) float64, the same over the sum of squared distances asked for."""
     iterations: Tensor
     """(S,) int64."""
+    most_iterations: int
+    """Where a start is stopped."""
 
     @property
     def capped_share(self) -> float:
         """Share of the starts that ran out of iterations."""
-        return float((self.iterations >= MOST_ITERATIONS).double().mean())
+        return float((self.iterations >= self.most_iterations).double().mean())
 
 
 def draw_starts(seed: tuple[int, ...], starts: int, neurons: int, dimensions: int) -> Tensor:
@@ -60,6 +62,8 @@ def join_copies(starts: Tensor, distance: Tensor) -> Tensor:
         distance: (K, K) float, symmetric, zero diagonal.
     """
     first = (distance <= SAME).int().argmax(dim=1)  # of each row, the first such neuron: itself where there is none
+    while not torch.equal(first, first[first]):  # a chain of near copies leads to its beginning
+        first = first[first]
     return starts[:, first.to(starts.device)]
 
 
@@ -95,7 +99,7 @@ def smacof(
         tick(min(first + STARTS_AT_ONCE, len(starts)), len(starts))
     points, stress, iterations = (torch.cat([part[place] for part in parts]) for place in range(3))
     whole = target.double().square().sum().cpu() / 2
-    return Scaling(points, stress, stress / whole.clamp(min=TINY), iterations)
+    return Scaling(points, stress, stress / whole.clamp(min=TINY), iterations, most_iterations)
 
 
 def place_by_landmarks(distance: Tensor, landmarks: Tensor, most_iterations: int = MOST_ITERATIONS) -> Tensor:

@@ -37,7 +37,7 @@ def remove_redundant(
     return _remove(information, np.arange(len(information)), threshold, draws, draw, down_to)
 
 
-def select_by_threshold(information: NDArray[np.floating[Any]], width: int, seed: int) -> NDArray[np.int64]:
+def select_by_threshold(information: NDArray[np.floating[Any]], width: int, draw: Draw) -> NDArray[np.int64]:
     """Indices of exactly `width` neurons, sorted: rounds of Algorithm 1 at an ever lower threshold.
 
     A round takes 50 K draws. The first is held at the 90th percentile of all pairs' information, each later one 5
@@ -45,7 +45,7 @@ def select_by_threshold(information: NDArray[np.floating[Any]], width: int, seed
 
     Differs from the paper: Algorithm 1 has one threshold, and keeps as many neurons as that leaves.
     """
-    remaining, draw = np.arange(len(information)), draw_pairs(seed)
+    remaining = np.arange(len(information))
     off_diagonal = information[np.triu_indices(len(information), 1)]
     levels = np.arange(START_PERCENTILE, 0.0, -STEP_PERCENTILE)
     thresholds = np.percentile(off_diagonal, levels) if len(off_diagonal) else np.empty(0)
@@ -57,7 +57,7 @@ def select_by_threshold(information: NDArray[np.floating[Any]], width: int, seed
     return remaining
 
 
-def draw_pairs(seed: int) -> Draw:
+def draw_pairs(*seed: int) -> Draw:
     """Seeded draws, the same for the same counts."""
     stream = _uniforms(np.random.default_rng(seed))
 
