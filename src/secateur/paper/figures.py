@@ -125,7 +125,9 @@ def _draw_with_pairs(figure: Any, content: Mapping[str, Any]) -> None:
     draw_curves(upper, content)
     for axes, pair in zip(lower.subplots(1, len(content["pairs"]), squeeze=False)[0], content["pairs"], strict=True):
         for network, points in enumerate(pair["points"]):
-            axes.scatter(points["correlation"], points["mi_nats"], s=3, alpha=0.4, label=f"network {network}")
+            axes.scatter(
+                points["correlation"], points["mi_nats"], s=3, alpha=0.4, rasterized=True, label=f"network {network}"
+            )
         axes.set(title=pair["task"], xlabel="absolute correlation", ylabel="information, nats")
         axes.legend(fontsize="small")
 

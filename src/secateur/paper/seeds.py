@@ -93,7 +93,7 @@ def _draw(figure: Any, content: Mapping[str, Any]) -> None:
         mean, spread = (np.array([chosen[count][place] for count in COUNTS]) for place in (0, 1))
         (line,) = lines.plot(COUNTS, mean, marker="o", markersize=3, label=label)
         lines.fill_between(COUNTS, mean - spread, mean + spread, color=line.get_color(), alpha=0.12, linewidth=0)
-        points.scatter(cell["kl_nats"], cell["scores"], s=4, alpha=0.5, label=label)
+        points.scatter(cell["kl_nats"], cell["scores"], s=4, alpha=0.5, rasterized=True, label=label)
     metric = TASKS[content["task"]].metrics[0]
     lines.set(xscale="log", xlabel="random starts to choose from", ylabel=metric, title="score of the start chosen")
     points.set(xscale="log", xlabel="KL from the original, nats", ylabel=metric, title="every start")

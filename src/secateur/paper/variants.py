@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from secateur.methods import METHODS
 from secateur.paper.bench import Variant
 from secateur.paper.study import Study
 from secateur.recipe import PRESETS, Recipe
@@ -14,17 +15,14 @@ LITERAL = Variant("paper", {"method": "paper"}, least_rows=int(PRESETS["paper"][
 SCALED = Variant("paper-scaled", {"method": "paper-scaled"}, least_rows=int(PRESETS["paper-scaled"]["min_rows"]))
 RANDOM = Variant("random", {"method": "random"}, draws=RANDOM_DRAWS)
 MAGNITUDE = Variant("magnitude", {"method": "magnitude"})
-TABLE_VARIANTS = (
-    RANDOM,
-    MAGNITUDE,
-    LITERAL,
-    SCALED,
-    Variant("algorithm1", {"method": "algorithm1"}),
-    Variant("clusters", {"method": "clusters"}),
-    Variant("medoids", {"method": "medoids"}),
-    Variant("redundancy", {"method": "redundancy"}),
-    Variant("importance", {"method": "redundancy", "information": False}),
+IMPORTANCE = Variant("importance", {"method": "redundancy", "information": False})
+OTHERS = tuple(
+    Variant(name, {"method": name})
+    for name in METHODS
+    if name not in (RANDOM.label, MAGNITUDE.label, LITERAL.label, SCALED.label)
 )
+TABLE_VARIANTS = (RANDOM, MAGNITUDE, LITERAL, SCALED, IMPORTANCE, *OTHERS)
+"""Every method there is."""
 CURVE_VARIANTS = (
     replace(RANDOM, draws=3),
     MAGNITUDE,
@@ -36,7 +34,7 @@ CURVE_VARIANTS = (
 SENSITIVITY_VARIANTS = (
     replace(RANDOM, draws=3),
     MAGNITUDE,
-    Variant("importance", {"method": "redundancy", "information": False}),
+    IMPORTANCE,
     Variant("redundancy, aligned", {"method": "redundancy", "kernel_width": "scott-scaled"}),
     Variant("medoids, aligned", {"method": "medoids", "kernel_width": "scott-scaled"}),
     Variant("clusters, aligned", {"method": "clusters", "kernel_width": "scott-scaled"}),
