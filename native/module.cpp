@@ -1,4 +1,4 @@
-// The Python module secateur.information._kernel: picks the best instruction set, shares tiles out among threads.
+// The Python module secateur._kernel: picks the best instruction set, shares tiles out among threads.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -134,11 +134,24 @@ void spectra(In<double, 2> a, In<double, 2> b, int rows, In<int32_t, 2> pairs, i
     in_threads(threads, [&] { set.spectra(task, dealer); });
 }
 
+void guttman(In<float, 2> wanted, In<float, 3> points, int threads, Out<float, 3> moved, Out<double, 1> crossed,
+             const std::string &isa) {
+    const InstructionSet &set = find(isa);
+    require(wanted.shape(0) == points.shape(1) && wanted.shape(1) == points.shape(1), "wanted: wrong shape");
+    require(points.shape(2) > 0 && points.shape(2) <= size_t(MOST_DIMENSIONS), "points: 1 to 16 dimensions");
+    for (int axis = 0; axis < 3; ++axis) require(moved.shape(axis) == points.shape(axis), "moved: wrong shape");
+    require(crossed.shape(0) == points.shape(0), "crossed: wrong shape");
+    const ScalingTask task{wanted.data(),        points.data(), int(points.shape(0)), int(points.shape(1)),
+                           int(points.shape(2)), moved.data(),  crossed.data()};
+    Dealer dealer{0};
+    in_threads(threads, [&] { set.guttman(task, dealer); });
+}
+
 }  // namespace
 
 NB_MODULE(_kernel, m) {
     using nb::literals::operator""_a;
-    m.doc() = "Joint Gram matrices of all pairs of neurons, one pair a SIMD lane. See _kernel.pyi.";
+    m.doc() = "Joint Gram matrices of all pairs of neurons, and metric scaling. See _kernel.pyi.";
     m.def("isas", [] {
         std::vector<std::string> names;
         for (const InstructionSet *set : usable()) names.emplace_back(set->name);
@@ -150,6 +163,8 @@ NB_MODULE(_kernel, m) {
     m.def("full", &full, "a"_a, "b"_a, nb::kw_only(), "rows"_a, "triangle"_a, "shifts"_a, "coefficients"_a, "threads"_a,
           "loss"_a, "status"_a, "isa"_a = "");
     m.def("spectra", &spectra, "a"_a, "b"_a, nb::kw_only(), "rows"_a, "pairs"_a, "threads"_a, "values"_a, "isa"_a = "");
+    m.def("guttman", &guttman, "wanted"_a, "points"_a, nb::kw_only(), "threads"_a, "moved"_a, "crossed"_a,
+          "isa"_a = "");
     m.def("multiply_adds", [](long rounds, const std::string &isa) { return find(isa).multiply_adds(rounds); },
           "rounds"_a, "isa"_a = "", "Busy work that shows a core's peak: rounds x 20 x lanes float32 multiply-adds.");
 }

@@ -244,7 +244,8 @@ double multiply_adds(long rounds) {
 
 #define SECATEUR_TEXT_(x) #x
 #define SECATEUR_TEXT(x) SECATEUR_TEXT_(x)
+void guttman(const ScalingTask &, Dealer &);  // scaling.cpp
 extern const InstructionSet instructions;
-const InstructionSet instructions = {SECATEUR_TEXT(SECATEUR_ISA), low_rank, full, spectra, multiply_adds};
+const InstructionSet instructions = {SECATEUR_TEXT(SECATEUR_ISA), low_rank, full, spectra, guttman, multiply_adds};
 
 }  // namespace SECATEUR_ISA

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "scaling.hpp"
+
 // F(x) ~ sum_j coefficients[j] log(1 + x / shifts[j]) + linear x + quadratic x^2; count is a multiple of 4.
 struct Fit {
     const double *shifts;
@@ -61,5 +63,6 @@ struct InstructionSet {
     void (*low_rank)(const LowRankTask &, Dealer &);
     void (*full)(const FullTask &, Dealer &);
     void (*spectra)(const SpectraTask &, Dealer &);
+    void (*guttman)(const ScalingTask &, Dealer &);
     double (*multiply_adds)(long rounds);
 };

@@ -3,7 +3,17 @@ import pytest
 import torch
 from sklearn.manifold import smacof as reference
 
-from secateur.selection.scaling import MOST_ITERATIONS, draw_starts, join_copies, place_by_landmarks, smacof
+from secateur.information.backends import native
+from secateur.selection.scaling import (
+    MOST_ITERATIONS,
+    can_use_kernel,
+    draw_starts,
+    join_copies,
+    place_by_landmarks,
+    smacof,
+    transform_by_kernel,
+    transform_by_torch,
+)
 
 
 def correlated_distance(neurons=120, seed=0):
@@ -31,6 +41,27 @@ def test_it_is_scikit_learns_smacof_from_the_same_starts(iterations):
         )
         assert float(found.stress[place]) == pytest.approx(stress, rel=1e-6)
         assert np.abs(found.points[place].numpy() - points).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "isa", native.find_instruction_sets() or [pytest.param("", marks=pytest.mark.skip("no compiler"))]
+)
+@pytest.mark.parametrize(("neurons", "dimensions"), [(2, 1), (3, 2), (33, 5), (120, 10), (64, 16)])
+def test_every_instruction_set_moves_points_as_torch_does(isa, neurons, dimensions):
+    distance = correlated_distance(max(neurons, 12))[:neurons, :neurons].contiguous()
+    points = draw_starts((0,), 3, neurons, dimensions)
+    moved, crossed = transform_by_kernel(distance, points, isa)
+    wanted, wanted_crossed = transform_by_torch(distance.double(), points.double())
+    assert (moved - wanted).abs().max() < 1e-5
+    assert torch.allclose(crossed, wanted_crossed, rtol=1e-5, atol=1e-6)
+
+
+def test_without_the_compiled_kernel_torch_does_the_same(monkeypatch):
+    distance, starts = correlated_distance(), draw_starts((0,), 3, 120, 10)
+    compiled = smacof(distance, starts)
+    monkeypatch.setattr("secateur.selection.scaling._kernel", None)
+    assert not can_use_kernel(distance, 10)
+    assert torch.allclose(smacof(distance, starts).stress, compiled.stress, rtol=1e-5)
 
 
 def test_points_in_the_plane_are_found_again():

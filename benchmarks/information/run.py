@@ -24,8 +24,9 @@ from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from secateur import _kernel
 from secateur.checkpoint.manifest import find_versions
-from secateur.information import _kernel, mutual_information
+from secateur.information import mutual_information
 from secateur.information.backends import BACKENDS, Backend
 from secateur.information.kernels import estimate_std, neuron_grams
 from secateur.information.matrix import plan_blocks

@@ -9,6 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+try:
+    from secateur import _kernel
+except ImportError:
+    _kernel = None  # type: ignore[assignment]
+
 TOLERANCE = 1e-4
 """A start is done when an iteration lowers its stress by less than this part of it."""
 MOST_ITERATIONS = 300
@@ -19,6 +24,8 @@ MOST_NEURONS = 4096
 LANDMARKS = 2048
 SAME = 0.01
 """Neurons no further apart than this, of about 1, start at one point."""
+MOST_DIMENSIONS = 16
+"""Of the compiled kernel."""
 TINY = 1e-12
 """Smallest squared distance that is divided by."""
 Tick = Callable[[int, int], None]
@@ -85,13 +92,14 @@ def smacof(
         tick: called as tick(starts done, starts in all).
 
     Cost:
-        4 p K^2 multiply-adds and K^2 square roots for a start and iteration; memory for STARTS_AT_ONCE (K, K) matrices.
+        2 p K^2 multiply-adds and K^2 square roots for a start and iteration, by the compiled kernel where there is one;
+        else by torch, with memory for STARTS_AT_ONCE (K, K) matrices.
 
     Source:
         De Leeuw, "Applications of convex analysis to multidimensional scaling", 1977; the same iteration as
         scikit-learn's `smacof`, which stops by another rule.
     """
-    target = distance.float()
+    target = distance.float().contiguous()
     parts = []
     for first in range(0, len(starts), STARTS_AT_ONCE):
         some = starts[first : first + STARTS_AT_ONCE].to(target)
@@ -135,15 +143,14 @@ def place_by_landmarks(distance: Tensor, landmarks: Tensor, most_iterations: int
 
 def _settle(target: Tensor, points: Tensor, tolerance: float, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Points (S, K, p), stress (S,) and iterations (S,) of some starts, on the CPU."""
-    neurons = len(target)
-    squares = target.double().square().sum() / 2
+    squares = float(target.double().square().sum() / 2)
+    transform = transform_by_kernel if can_use_kernel(target, points.shape[2]) else transform_by_torch
     final, stress = torch.empty_like(points, device="cpu"), torch.empty(len(points), dtype=torch.float64)
     iterations = torch.zeros(len(points), dtype=torch.int64)
     running, before = torch.arange(len(points)), torch.full((len(points),), torch.inf, dtype=torch.float64)
-    ratio = target.new_empty(len(points), neurons, neurons)
     for iteration in range(most + 1):
-        moved, now = _guttman(target, points, ratio[: len(points)], squares)
-        now = now.cpu()
+        moved, crossed = transform(target, points)
+        now = _stress(points, crossed, squares)
         done = (before - now <= tolerance * before) & (iteration > 0) if iteration < most else torch.ones_like(now) > 0
         if bool(done.any()):
             settled = points[done.to(points.device)]
@@ -156,23 +163,46 @@ def _settle(target: Tensor, points: Tensor, tolerance: float, most: int) -> tupl
     return final, stress, iterations
 
 
-def _guttman(target: Tensor, points: Tensor, ratio: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """The points after one iteration, and the stress before it.
+def _stress(points: Tensor, crossed: Tensor, squares: float) -> Tensor:
+    """(S,) float64 on the CPU: the stress of points, good to about 1e-6, without a pass over the pairs.
 
-    This stress needs no pass over the pairs: with B the matrix of the Guttman transform, <X, B X> is the sum over pairs
-    of asked for x found distance. It is good to about 1e-6.
+    With B the matrix of the Guttman transform, <X, B X> is the sum over pairs of asked for x found distance.
     """
+    square_sum = points.square().sum(dim=(1, 2), dtype=torch.float64)
+    found = points.shape[1] * square_sum - points.sum(dim=1, dtype=torch.float64).square().sum(dim=1)
+    return (squares + found - 2 * crossed).cpu()
+
+
+def transform_by_kernel(target: Tensor, points: Tensor, isa: str = "") -> tuple[Tensor, Tensor]:
+    """The same as `transform_by_torch`, by the compiled kernel; on the CPU, in at most 16 dimensions."""
+    moved, crossed = np.empty(points.shape, np.float32), np.empty(len(points))
+    _kernel.guttman(
+        target.numpy(),
+        points.contiguous().numpy(),
+        threads=torch.get_num_threads(),
+        moved=moved,
+        crossed=crossed,
+        isa=isa,
+    )
+    return torch.from_numpy(moved), torch.from_numpy(crossed)
+
+
+def transform_by_torch(target: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The points (S, K, p) after one iteration, B X / K, and <X, B X> (S,) float64."""
     neurons, dimensions = points.shape[1:]
-    _squared_distances(points, points, out=ratio)
+    ratio = _squared_distances(points, points)
     ratio.clamp_min_(TINY).rsqrt_().mul_(target)  # (S, K, K), 0 on the diagonal
     rows = torch.cat([points, torch.ones_like(points[..., :1])], dim=2).transpose(1, 2).contiguous()  # (S, p + 1, K)
     product = torch.bmm(rows, ratio).transpose(1, 2)  # ratio is symmetric; this shape is the faster one
     moved = product[..., dimensions:] * points - product[..., :dimensions]  # B X
-    crossed = (points * moved).sum(dim=(1, 2), dtype=torch.float64)
-    found = neurons * points.square().sum(dim=(1, 2), dtype=torch.float64) - points.sum(
-        dim=1, dtype=torch.float64
-    ).square().sum(dim=1)
-    return moved / neurons, squares + found - 2 * crossed
+    return moved / neurons, (points * moved).sum(dim=(1, 2), dtype=torch.float64)
+
+
+def can_use_kernel(target: Tensor, dimensions: int) -> bool:
+    """Whether the compiled kernel is there, can serve, and is faster than torch (of plain vectors it is not)."""
+    if _kernel is None or target.device.type != "cpu" or dimensions > MOST_DIMENSIONS:
+        return False
+    return _kernel.isas()[0] != "generic"
 
 
 def _exact_stress(target: Tensor, points: Tensor) -> Tensor:
@@ -181,9 +211,9 @@ def _exact_stress(target: Tensor, points: Tensor) -> Tensor:
     return torch.stack(each).cpu()
 
 
-def _squared_distances(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """(..., A, B) between points (..., A, p) and (..., B, p), as one product; rounding may leave it below 0."""
     left, right = a.square().sum(dim=-1, keepdim=True), b.square().sum(dim=-1, keepdim=True)
     first = torch.cat([-2 * a, left, torch.ones_like(left)], dim=-1)
     second = torch.cat([b, torch.ones_like(right), right], dim=-1).transpose(-1, -2).contiguous()
-    return torch.matmul(first, second, out=out)
+    return torch.matmul(first, second)

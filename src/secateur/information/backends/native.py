@@ -31,7 +31,7 @@ from secateur.information.neurons import Neurons, find_smallest_product, solve_p
 from secateur.information.rational import RationalFit, fit_entropy
 
 try:
-    from secateur.information import _kernel
+    from secateur import _kernel
 except ImportError:
     _kernel = None  # type: ignore[assignment]
 

@@ -53,5 +53,11 @@ def spectra(
 ) -> None:
     """Eigenvalues (M, n), unsorted, of the joint Gram / n of pairs (M, 2) of packed Gram matrices; NaN if unsettled."""
 
+def guttman(wanted: Float32, points: Float32, *, threads: int, moved: Float32, crossed: Float64, isa: str = "") -> None:
+    """Guttman transform of points (S, K, p), p at most 16, towards distances (K, K), into `moved` (S, K, p).
+
+    `crossed` (S,) becomes the sum over pairs of wanted x found distance.
+    """
+
 def multiply_adds(rounds: int, isa: str = "") -> float:
     """Does rounds x 20 x lanes float32 multiply-adds from registers, to find a core's peak."""
