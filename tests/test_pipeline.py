@@ -6,12 +6,15 @@ import secateur
 import tiny
 from secateur.checkpoint.manifest import describe_command
 from secateur.errors import InputError
+from secateur.finetuning import add_head
 from secateur.methods import METHODS
 from secateur.methods.clusters import Candidate, draw_candidates, plan_by_clusters, rate_candidates
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import hash_weights, wrap_model
+from secateur.models.outputs import read_outputs
 from secateur.pipeline import open_context
 from secateur.recipe import Recipe, make_recipe, parse_layers
+from secateur.tasks import TASKS
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64, "kernel_rows": 64, "seeds": 2}
 
@@ -248,12 +251,33 @@ def test_one_measurement_serves_several_recipes():
         context.under(recipe.model_copy(update={"seed": 1}))
 
 
-def classifier(classes=3):
-    """A tiny classifier on planted neurons, ready for clusters."""
-    model = tiny.make_model("bert")
+def classifier(model=None):
+    """A tiny classifier, ready for clusters."""
+    model = model or tiny.make_model("bert")
     batches = [tiny.make_inputs(model, rows=3, tokens=12, seed=seed) for seed in range(40)]
     settings = {**FAST, "method": "clusters", "seeds": 5}
     return open_context(wrap_model(model, tiny.make_tokenizer()), batches, make_recipe(settings))
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "rows", "features"),
+    [
+        ("bert", "representation", 3, tiny.HIDDEN),
+        ("bert", "logits", 3, 2),
+        ("roberta", "representation", 30, tiny.HIDDEN),
+        ("electra", "logits", 30, 1),
+        ("llama", "logits", 30, tiny.VOCABULARY),
+        ("t5", "representation", 30, tiny.HIDDEN),
+        ("t5", "logits", 30, tiny.VOCABULARY),
+        ("vit", "logits", 3, 2),
+    ],
+)
+def test_outputs_are_those_of_sequences_or_of_real_tokens(case, kind, rows, features):
+    model = tiny.make_model(case)
+    inputs = tiny.make_inputs(model)  # rows of 12, 10 and 8 tokens
+    assert read_outputs(model, inputs, kind, "tokens").shape == (rows, features)
+    if rows == 30:
+        assert read_outputs(model, inputs, kind, "cls").shape == (3, features)
 
 
 @pytest.mark.parametrize("choose_by", ["representation", "logits"])
@@ -300,9 +324,9 @@ def test_more_starts_never_end_further_from_the_original():
 
 
 def test_logits_of_one_output_are_no_ground_for_a_choice():
-    context = classifier()
+    regression = add_head(wrap_model(tiny.make_model("bert-model")), TASKS["stsb"], 0)
+    context = classifier(regression.eval())
     context.recipe = context.recipe.model_copy(update={"choose_by": "logits"})
-    context.loaded.model.config.num_labels = 1
     with pytest.raises(InputError, match="at least 2 outputs a row, the model has 1"):
         plan_by_clusters(context)
 
