@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,7 +123,9 @@ def run_parallel(study: Study, cells: Sequence[Cell], work: Work) -> Iterator[tu
     if not cells:
         return
     pool = Parallel(n_jobs=min(study.jobs, len(cells)), return_as="generator_unordered", batch_size=1)
-    yield from pool(delayed(_run_cell)(work, study, number, cell) for number, cell in enumerate(cells))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A worker stopped")  # joblib starts a worker afresh that has grown
+        yield from pool(delayed(_run_cell)(work, study, number, cell) for number, cell in enumerate(cells))
 
 
 def write_json(path: Path, content: Any) -> None:
