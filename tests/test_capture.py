@@ -93,7 +93,7 @@ def test_the_reservoir_is_uniform_reproducible_and_blind_to_batching():
     def draw(chunk, seed=0):
         fitter = StatisticsFitter(1, 50, seed, with_second_moments=False)
         for part in rows.split(chunk):
-            fitter.update(part, part)
+            fitter.update(part, part, torch.tensor([len(part)]))
         return fitter.finish().samples[:, 0]
 
     assert torch.equal(draw(1000), draw(7))

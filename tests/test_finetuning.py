@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification
 
 import tiny
 from secateur.cli import run
+from secateur.encoding import tokenise
 from secateur.errors import InputError
-from secateur.evaluation.classification import predict, score_predictions, tokenise
+from secateur.evaluation.classification import predict, score_predictions
 from secateur.finetuning import Training, add_head, choose_training, finetune, state_folder
 from secateur.models.loading import hash_weights, load_model, wrap_model
 from secateur.scoring import score_task

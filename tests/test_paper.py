@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 import tiny
+from secateur.cells import Cell
 from secateur.cli import run
 from secateur.errors import InputError
 from secateur.methods import find_method
@@ -26,7 +27,7 @@ from secateur.paper.bench import (
 from secateur.paper.experiments import EXPERIMENTS, run_experiment
 from secateur.paper.results import find_floor, has_signal, is_tie, mean_and_spread
 from secateur.paper.seeds import choose_among
-from secateur.paper.study import Cell, make_study, run_cells
+from secateur.paper.study import make_study, run_cells
 from secateur.paper.variants import ALPHAS, LITERAL, SCALED, SHARES, TABLE_VARIANTS, find_variants
 from secateur.pipeline import as_plan, carry_out
 from secateur.results import no_progress

@@ -7,7 +7,7 @@ import tiny
 from secateur.checkpoint.manifest import describe_command
 from secateur.errors import InputError
 from secateur.finetuning import add_head
-from secateur.methods import METHODS
+from secateur.methods import METHODS, check_recipe
 from secateur.methods.clusters import Candidate, draw_candidates, plan_by_clusters, rate_candidates
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import hash_weights, wrap_model
@@ -122,6 +122,11 @@ class TestPrune:
             ({"layers": [0, 1]}, "layers must be text such as 2-28"),
             ({"dtype": "bfloat16"}, "convert a model in memory yourself"),
             ({"method": "medoids", "information": False}, "chooses by information alone"),
+            ({"calibration": "text.txt", "task": "sst2"}, "either on calibration text or on a task's rows"),
+            ({"data": "folder"}, "name the task"),
+            ({"task": "sst3"}, "did you mean 'sst2'?"),
+            ({"calibration_skip": -1}, "calibration_skip must be a whole number of at least 0, got -1"),
+            ({"magnitude": "l3"}, "magnitude must be 'incoming-l1', "),
         ],
     )
     def test_a_wrong_setting_is_named_in_one_line(self, settings, message):
@@ -199,6 +204,27 @@ class TestMethod:
     def test_same_seed_same_plan(self, name):
         first, second = (self.plan(name, seed=7)[0] for _ in range(2))
         assert [a.kept.tolist() for a in first] == [b.kept.tolist() for b in second]
+
+    def test_forward_batch_size_does_not_matter(self, name):
+        one, eight = (self.plan(name, batch_size=size)[0] for size in (1, 8))
+        assert [a.kept.tolist() for a in one] == [b.kept.tolist() for b in eight]
+
+    def test_one_budget_for_all_networks_is_met_exactly_or_refused(self, name):
+        if "global" not in METHODS[name].allocations:
+            with pytest.raises(InputError, match="has no global allocation"):
+                check_recipe(make_recipe({"method": name, "allocation": "global"}))
+            return
+        layers, context = self.plan(name, allocation="global")
+        assert sum(layer.width for layer in layers) == context.budget
+        assert min(layer.width for layer in layers) >= 1
+
+    def test_its_correction_fits_what_is_kept(self, name):
+        layers, context = self.plan(name)
+        for layer in layers:
+            assert METHODS[name].corrects == (layer.update is not None or layer.unsaved_bias is not None)
+            if layer.update is not None:
+                assert layer.update.weight.shape == (layer.width, tiny.HIDDEN)
+                assert layer.update.weight.dtype == context.feedforwards[0].dtype
 
     def test_the_model_is_left_as_it_is(self, name):
         model = tiny.make_model("llama")
@@ -370,3 +396,58 @@ def test_a_share_of_the_rows_is_drawn(share, at_least, rows, tmp_path):
     assert found.rows == rows
     assert f"{rows} rows drawn from 200" in found.source
     assert open_context(model, texts, recipe).calibration.summary.sha256 == found.sha256
+
+
+def test_what_a_rivals_correction_becomes_is_said():
+    lacking = prune(method="flap", refit=False)
+    assert any("Llama has no place for the biases" in warning for warning in lacking.warnings)
+    assert not any("has no place" in warning for warning in prune("bert", method="flap", refit=False).warnings)
+    refitted = prune(method="flap")
+    assert all(layer.unsaved_bias is None for layer in refitted.plan.layers)
+    assert any("takes the place of flap's own correction" in warning for warning in refitted.warnings)
+
+
+def test_networks_of_several_widths_are_padded_and_the_user_is_told():
+    result = prune(method="flap", allocation="global", keep=0.4)
+    widths = {layer.width for layer in result.plan.layers}
+    assert len(widths) > 1
+    assert result.after.widths == (max(widths),) * 2
+    assert any(f"keep {min(widths)} to {max(widths)} neurons" in warning for warning in result.warnings)
+
+
+def test_calibration_passes_over_the_first_tokens_when_asked():
+    loaded = wrap_model(tiny.make_model("llama"), tiny.make_tokenizer())
+    whole, skipped = (
+        open_context(loaded, None, make_recipe({**FAST, **more})).calibration
+        for more in ({"calibration_tokens": 1536}, {"calibration_tokens": 512, "calibration_skip": 1024})
+    )
+    ids = torch.cat([batch["input_ids"].flatten() for batch in whole.batches])
+    assert torch.equal(torch.cat([batch["input_ids"].flatten() for batch in skipped.batches]), ids[1024:])
+
+
+def test_rows_of_text_are_passed_over_whole():
+    loaded = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
+    texts = [f"row {number} says this and that" for number in range(200)]
+    found = open_context(loaded, texts, make_recipe({**FAST, "calibration_skip": 500})).calibration
+    assert found.summary.rows < 200
+    first = [row.tolist() for batch in found.batches for row in batch["input_ids"]]
+    assert loaded.tokenizer(texts[0])["input_ids"] not in first
+    assert loaded.tokenizer(texts[60])["input_ids"] in first
+
+
+def test_a_task_gives_labelled_training_rows_in_a_seeded_order(tmp_path):
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    rows = [f"film number {number} was seen\t{number % 2}" for number in range(300)]
+    (folder / "train.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    loaded = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
+    settings = {**FAST, "task": "sst2", "data": str(tmp_path), "calibration_tokens": 600}
+    found, again, other = (
+        open_context(loaded, None, make_recipe({**settings, "seed": seed})).calibration for seed in (0, 0, 1)
+    )
+    assert found.summary.sha256 == again.summary.sha256 != other.summary.sha256
+    assert 256 < found.summary.tokens <= 600
+    assert found.summary.unread == f"{300 - found.summary.rows} rows"
+    for batch, labels in zip(found.batches, found.labels, strict=True):
+        texts = loaded.tokenizer.batch_decode(batch["input_ids"])
+        assert [int(text.split("number ")[1].split(" ")[0]) % 2 for text in texts] == labels.tolist()

@@ -9,7 +9,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from secateur.calibration import add_decoder_input, pad_rows
+from secateur.calibration import add_decoder_input
+from secateur.encoding import pad_rows
 from secateur.models.families import FAMILIES, find_feedforwards
 from secateur.models.feedforward import masked
 from secateur.models.loading import hash_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.encoding import Batch, batches_by_length, find_length, pad_rows, require_tokenizer, tokenise
 from secateur.errors import InputError
-from secateur.models.families import Family
 from secateur.models.loading import LoadedModel
-from secateur.models.sizes import DEFAULT_SEQUENCE_LENGTH
 from secateur.recipe import Recipe
 from secateur.results import CalibrationSummary
+from secateur.tasks import find_task, read_examples
 from secateur.texts import TextSource, open_texts
 
-Batch = Mapping[str, Tensor]
 CalibrationInput = str | Path | Sequence[str] | Iterable[Batch] | None
 BLOCK_CHARACTERS = 1 << 16
 """Characters of running text that are tokenised at once."""
@@ -35,6 +35,21 @@ class Calibration:
     """Keyword arguments of the model's forward pass."""
     summary: CalibrationSummary
     """What was read and what was left."""
+    labels: tuple[Tensor, ...] | None = None
+    """(rows,) of each batch, where the rows are labelled; only methods that say that they need labels look at them."""
+
+    def sample_rows(self, rows: int, seed: int) -> Calibration:
+        """At most `rows` rows (and their labels) drawn at random, however they were batched."""
+        sizes = [len(next(iter(batch.values()))) for batch in self.batches]
+        drawn = set(random.Random(seed).sample(range(sum(sizes)), min(rows, sum(sizes))))
+        batches, labels, start = [], [], 0
+        for number, size in enumerate(sizes):
+            chosen = [row for row in range(size) if start + row in drawn]
+            start += size
+            if chosen:
+                batches.append({name: value[chosen] for name, value in self.batches[number].items()})
+                labels += [self.labels[number][chosen]] if self.labels is not None else []
+        return Calibration(tuple(batches), self.summary, None if self.labels is None else tuple(labels))
 
     def draw_batches(self, rows: int, seed: int) -> tuple[Batch, ...]:
         """At most `rows` rows in whole batches and one cut short, taken in a seeded random order of the batches."""
@@ -50,11 +65,13 @@ class Calibration:
 
 
 def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe) -> Calibration:
-    """Batches from a path, texts, ready-made batches, or (None) the recipe's own path.
+    """Batches from a path, texts, ready-made batches, or (None) the recipe's own path or task.
 
     Raises:
         InputError: there is too little text, or it can't be read, or the model has no tokenizer.
     """
+    if given is None and recipe.task is not None:
+        return _from_task(loaded, recipe)
     where = recipe.calibration if given is None else given
     if where is not None and not isinstance(where, str | Path):
         entries: list[Any] = list(where)
@@ -66,17 +83,19 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
     texts = open_texts(where, recipe.text_column)
     length = find_length(loaded, recipe.max_length)
     if loaded.family.kind == "decoder":
-        ids = take_tokens(texts, loaded.tokenizer, recipe.calibration_tokens)
+        skip = recipe.calibration_skip
+        ids = take_tokens(texts, loaded.tokenizer, skip + recipe.calibration_tokens)[skip:]
         rows = [ids[start : start + length] for start in range(0, len(ids), length)]
     else:
         if recipe.calibration_share is not None:
             texts = _draw_texts(texts, recipe.calibration_share, recipe.min_rows, recipe.seed)
         limit = recipe.calibration_tokens if recipe.calibration_share is None else None
-        rows = sorted(_take_rows(texts, loaded.tokenizer, limit, length), key=len)
+        taken = _take_rows(texts, loaded.tokenizer, limit, length, recipe.calibration_skip)
+        rows = sorted(taken, key=len)
     tokens = sum(map(len, rows))
     if tokens < MIN_TOKENS and (texts.is_finished or not rows):  # else whole rows just miss the budget
         raise InputError(f"calibration needs at least {MIN_TOKENS} tokens, got {tokens} from {texts.name}")
-    summary = CalibrationSummary(texts.name, len(rows), tokens, texts.unread, _hash_rows(rows))
+    summary = CalibrationSummary(texts.name, len(rows), tokens, texts.unread, hash_rows(rows))
     return Calibration(tuple(_make_batches(rows, loaded, recipe.batch_size)), summary)
 
 
@@ -91,32 +110,6 @@ def take_tokens(texts: TextSource, tokenizer: Any | None, limit: int) -> list[in
         if len(ids) >= limit:
             break
     return ids[:limit]
-
-
-def find_length(loaded: LoadedModel, wanted: int | None) -> int:
-    """Tokens in a window or row: as wanted, else by kind; never more than the model has positions for."""
-    limit = _position_limit(loaded.family, loaded.model.config, loaded.tokenizer)
-    if wanted is not None and wanted > limit:
-        raise InputError(f"windows and rows must have at most {limit} tokens, the model's positions, got {wanted}")
-    return wanted or min(limit, DEFAULT_SEQUENCE_LENGTH[loaded.family.kind])
-
-
-def require_tokenizer(tokenizer: Any | None) -> Any:
-    """The tokenizer, or an error that says what to give."""
-    if tokenizer is None:
-        raise InputError("the model has no tokenizer; from Python, give tokenizer=... or calibration as batches")
-    return tokenizer
-
-
-def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
-    """Token ids padded on the right to the longest row, with their attention mask: (B, T) int64 each."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _blocks(texts: TextSource) -> Iterator[str]:
@@ -147,10 +140,11 @@ def _draw_texts(texts: TextSource, share: float, at_least: int, seed: int) -> Te
     return TextSource(name, iter([rows[place] for place in chosen]), is_running=False)
 
 
-def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int | None, length: int) -> list[list[int]]:
+def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int | None, length: int, skip: int) -> list[list[int]]:
+    """Rows of token ids after the first `skip` tokens, up to `limit` tokens."""
     tokenizer = require_tokenizer(tokenizer)
     rows: list[list[int]] = []
-    total = 0
+    total = -skip
     for text in texts:
         if not text.strip():
             continue
@@ -158,7 +152,8 @@ def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int | None, leng
         total += len(row)
         if rows and limit is not None and total > limit:
             break
-        rows.append(row)
+        if total > 0:
+            rows.append(row)
     return rows
 
 
@@ -187,9 +182,31 @@ def add_decoder_input(batch: Batch, model: Any) -> Batch:
     }
 
 
+def _from_task(loaded: LoadedModel, recipe: Recipe) -> Calibration:
+    """Training rows of a task in a seeded random order, with their labels, as far as the budget allows."""
+    task = find_task(str(recipe.task))
+    examples = read_examples(task, None if recipe.data is None else Path(recipe.data), "train", seed=recipe.seed)
+    share, count = recipe.calibration_share, len(examples)
+    order = draw_rows(count, share or 1.0, recipe.min_rows if share else count, recipe.seed)
+    random.Random(recipe.seed).shuffle(order)
+    rows = tokenise(loaded, task, examples.at(order[: recipe.calibration_tokens]), recipe.max_length)
+    lengths = [len(row["input_ids"]) for row in rows.inputs]
+    if share is None:
+        totals = itertools.accumulate(lengths)
+        lengths = lengths[: max(1, sum(total <= recipe.calibration_tokens for total in totals))]
+    groups = list(batches_by_length(lengths, recipe.batch_size))
+    digest = hash_rows([rows.inputs[place]["input_ids"] for place in range(len(lengths))])
+    unread = "nothing" if len(lengths) == count else f"{count - len(lengths):,} rows"
+    summary = CalibrationSummary(f"{examples.source}, drawn at random", len(lengths), sum(lengths), unread, digest)
+    return Calibration(
+        tuple(rows.batch(group) for group in groups), summary, tuple(rows.labels[group] for group in groups)
+    )
+
+
 def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
     digest, rows, tokens = hashlib.sha256(), 0, 0
     batches: list[Batch] = []
+    labels: list[Tensor] = []
     for number, batch in enumerate(given):
         if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
             raise InputError(f"calibration batch {number} must be a mapping of names to tensors")
@@ -197,6 +214,9 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
             digest.update(
                 name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
+        if "labels" in batch:
+            labels.append(batch["labels"])
+            batch = {name: value for name, value in batch.items() if name != "labels"}
         if not batch:
             raise InputError(f"calibration batch {number} is empty")
         first = next(iter(batch.values()))
@@ -206,16 +226,13 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
         needs_decoder = loaded.family.kind == "encoder-decoder" and "decoder_input_ids" not in batch
         batches.append(add_decoder_input(batch, loaded.model) if needs_decoder else batch)
     summary = CalibrationSummary(f"{len(given)} batches", rows, tokens, "nothing", digest.hexdigest())
-    return Calibration(tuple(batches), summary)
+    if labels and len(labels) < len(batches):
+        raise InputError(f"either all calibration batches have labels or none, got {len(labels)} of {len(batches)}")
+    return Calibration(tuple(batches), summary, tuple(labels) if labels else None)
 
 
-def _position_limit(family: Family, config: Any, tokenizer: Any | None) -> int:
-    positions = getattr(config, "max_position_embeddings", None) or 1 << 30
-    stated = getattr(tokenizer, "model_max_length", None) or 1 << 30
-    return int(min(positions - family.reserved_positions, stated))
-
-
-def _hash_rows(rows: Sequence[Sequence[int]]) -> str:
+def hash_rows(rows: Sequence[Sequence[int]]) -> str:
+    """SHA-256 of rows of token ids, in order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update((" ".join(map(str, row)) + "\n").encode())

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.calibration import Batch
+from secateur.encoding import Batch
 from secateur.errors import InputError
 from secateur.models.feedforward import FeedForward
 from secateur.results import Progress, no_progress
@@ -34,6 +34,8 @@ class LayerStatistics:
     """(K, K) float64, mean of z z^T over all tokens; None if not asked for."""
     samples: Tensor
     """(N, K) float32, sampled activation rows in random order."""
+    row_strength: Tensor
+    """(K,) float64, root of the sum over text rows of the squared mean of |activation| over the row's tokens."""
 
     @property
     def rms(self) -> Tensor:
@@ -53,6 +55,7 @@ class StatisticsFitter:
         self._tokens = 0
         self._sum = torch.zeros(neurons, dtype=torch.float64)
         self._squares = torch.zeros(neurons, dtype=torch.float64)
+        self._row_squares = torch.zeros(neurons, dtype=torch.float64)
         self._products = torch.zeros(neurons, neurons, dtype=torch.float64) if with_second_moments else None
         self._samples = samples
         self._random = np.random.default_rng(seed)
@@ -60,14 +63,18 @@ class StatisticsFitter:
         self._keys: list[NDArray[np.float64]] = [np.empty(0)]
         self._rows: list[Tensor] = [torch.zeros(0, neurons)]
 
-    def update(self, rows: Tensor, candidates: Tensor) -> StatisticsFitter:
+    def update(self, rows: Tensor, candidates: Tensor, lengths: Tensor) -> StatisticsFitter:
         """Take in activations of real tokens.
 
         Args:
-            rows: (n, K) float, activations of n tokens.
+            rows: (n, K) float, activations of n tokens, text row after text row.
             candidates: (m, K) float, the rows that may be sampled.
+            lengths: (B,) int64, tokens of each text row; they add up to n.
         """
         rows = rows.float()
+        texts = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
+        sums = rows.new_zeros(len(lengths), rows.shape[1]).index_add_(0, texts, rows.abs())
+        self._row_squares += (sums / lengths[:, None].clamp(min=1)).square().sum(dim=0).double().cpu()
         self._tokens += len(rows)
         self._sum += rows.sum(dim=0).double().cpu()
         self._squares += rows.square().sum(dim=0).double().cpu()
@@ -90,7 +97,7 @@ class StatisticsFitter:
         order = np.argsort(keys, kind="stable")[: self._samples]
         self._keys, self._rows = [keys[order]], [rows[torch.from_numpy(order)]]
         if len(order) == self._samples:
-            self._largest_key = keys[order[-1]]
+            self._largest_key = keys[order[-1]] if len(order) else 0.0
 
     def finish(self) -> LayerStatistics:
         """The statistics so far; rows are in the order of their keys."""
@@ -101,6 +108,7 @@ class StatisticsFitter:
             squared_norm=self._squares,
             second_moments=None if self._products is None else self._products / self._tokens,
             samples=self._rows[0],
+            row_strength=self._row_squares.sqrt(),
         )
 
 
@@ -134,13 +142,12 @@ def capture(
         One forward pass, and n K^2 multiply-adds a layer for the second moments. Memory does not grow with the text.
     """
     fitters = [StatisticsFitter(f.width, samples, seed, with_second_moments=with_second_moments) for f in feedforwards]
-    body = getattr(model, "base_model", model)  # the head of a language model says nothing about activations
     device = next(model.parameters()).device
     for number, batch in enumerate(batches):
         inputs = {name: value.to(device) for name, value in batch.items()}
-        with torch.inference_mode(), _watched(feedforwards, fitters, inputs, sampling):
+        with torch.inference_mode(), watched(feedforwards, fitters, inputs, sampling):
             try:
-                body(**inputs, **_without_cache(model))
+                run_body(model, inputs)
             except (ValueError, LookupError, TypeError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise InputError(f"the model can't run calibration batch {number}: {reason}") from error
@@ -152,8 +159,14 @@ def capture(
     return statistics
 
 
+def run_body(model: Any, inputs: Batch) -> None:
+    """One forward pass up to the head, which says nothing about activations."""
+    body = getattr(model, "base_model", model)
+    body(**inputs, **_without_cache(model))
+
+
 @contextmanager
-def _watched(
+def watched(
     feedforwards: Sequence[FeedForward],
     fitters: Sequence[StatisticsFitter],
     inputs: Batch,
@@ -172,8 +185,7 @@ def _watched(
 
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             fired[place] += 1
-            rows, candidates = _select_rows(args[0], mask, sampling)
-            fitters[place].update(rows, candidates)
+            fitters[place].update(*_select_rows(args[0], mask, sampling))
 
         return hook
 
@@ -189,22 +201,22 @@ def _watched(
             raise InputError(f"{ffn.path} ran {count} times in a forward pass, expected {ffn.passes}")
 
 
-def _select_rows(activations: Tensor, mask: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """(n, K) activations of real tokens, and (m, K) those that may be sampled."""
+def _select_rows(activations: Tensor, mask: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, K) activations of real tokens, (m, K) those that may be sampled, and (B,) tokens of each text row."""
     flat = activations.reshape(-1, activations.shape[-1])  # some models flatten (B, T) themselves
     shape = activations.shape[:2] if mask is None else mask.shape
     if len(flat) != shape[0] * shape[1]:
         raise InputError(f"{len(flat)} activation rows came from a batch of {shape[0]} x {shape[1]} tokens")
     real = torch.ones(shape, dtype=torch.bool, device=flat.device) if mask is None else mask.bool()
-    rows = flat[real.flatten()]
+    rows, lengths = flat[real.flatten()], real.sum(dim=1)
     if sampling == "tokens":
-        return rows, rows
+        return rows, rows, lengths
     grid = flat.view(*shape, -1)  # (B, T, K)
     if sampling == "cls":
         first = real.int().argmax(dim=1)
-        return rows, grid[torch.arange(shape[0], device=flat.device), first]
+        return rows, grid[torch.arange(shape[0], device=flat.device), first], lengths
     weights = real[..., None].float()
-    return rows, (grid.float() * weights).sum(dim=1) / weights.sum(dim=1)
+    return rows, (grid.float() * weights).sum(dim=1) / weights.sum(dim=1), lengths
 
 
 def _without_cache(model: nn.Module) -> dict[str, bool]:

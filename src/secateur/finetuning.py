@@ -17,13 +17,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from secateur.calibration import Batch
 from secateur.checkpoint.card import write_finetuned_card
 from secateur.checkpoint.manifest import find_versions
 from secateur.checkpoint.staging import staged
 from secateur.checkpoint.writing import write_folder
+from secateur.encoding import Batch, TaskRows, tokenise
 from secateur.errors import InputError
-from secateur.evaluation.classification import TaskRows, predict, score_predictions, tokenise
+from secateur.evaluation.classification import predict, score_predictions
 from secateur.models.loading import LoadedModel, hash_weights
 from secateur.results import Progress, no_progress
 from secateur.tasks import SPLITS, Metric, Task, read_examples

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.calibration import Batch, CalibrationInput, prepare_calibration
+from secateur.calibration import CalibrationInput, prepare_calibration
 from secateur.checkpoint.manifest import describe_command, find_versions, public_settings
 from secateur.checkpoint.staging import MANIFEST_NAME
 from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
+from secateur.encoding import Batch
 from secateur.errors import InputError
 from secateur.information import use_threads
-from secateur.methods import PruningContext, find_method
+from secateur.methods import PruningContext, check_recipe, find_method
 from secateur.models.cutting import apply, cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
@@ -148,7 +149,7 @@ def prune(
     recipe = recipe or make_recipe(settings)
     if isinstance(calibration, str | Path):
         recipe = recipe.model_copy(update={"calibration": str(calibration)})
-    find_method(recipe.method).check(recipe)
+    check_recipe(recipe)
     if recipe.calibration is not None:
         open_texts(recipe.calibration, recipe.text_column)  # a wrong path is told before the model is read
     clock = Clock()
@@ -217,6 +218,7 @@ def open_context(
         recipe=recipe,
         sampling=recipe.sampling or ("cls" if is_classifier and loaded.family.kind == "encoder" else "tokens"),
         progress=progress,
+        with_second_moments=recipe.refit or find_method(recipe.method).uses_second_moments,
     )
 
 
@@ -288,6 +290,19 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
             f"keep {context.recipe.keep:g} of {ffns[0].width} neurons was rounded to {context.width}; "
             "--round-to 1 keeps as many as asked"
         )
+    if any(layer.unsaved_bias is not None for layer in plan.layers):
+        found.append(
+            f"{context.loaded.family.name} has no place for the biases by which {plan.method} makes up for what it "
+            "removes: the saved model lacks them; --refit makes up for it in the down projection"
+        )
+    if context.recipe.refit and find_method(plan.method).corrects:
+        found.append(f"the refit takes the place of {plan.method}'s own correction; --no-refit does as published")
+    if len({layer.width for layer in plan.layers}) > 1 and context.recipe.allocation == "global":
+        narrowest, widest = (of(layer.width for layer in plan.layers) for of in (min, max))
+        found.append(
+            f"networks keep {narrowest} to {widest} neurons; a checkpoint has one width for all layers, so the "
+            "narrower ones are padded with zero neurons: the files are as large as the widest asks"
+        )
     everything = find_feedforwards(context.loaded.model, context.loaded.family)
     if len(ffns) < len(everything):
         found.append(
@@ -348,4 +363,4 @@ def _refit(context: PruningContext, place: int, layer: LayerPlan) -> LayerPlan:
         "relative_error_cut": relative_output_error(moments, columns, layer.kept, mean=statistics.mean),
         "relative_error_refit": relative_output_error(moments, columns, layer.kept, update, mean=statistics.mean),
     }
-    return replace(layer, update=update, figures=figures)
+    return replace(layer, update=update, unsaved_bias=None, figures=figures)

@@ -59,6 +59,12 @@ class Recipe(BaseModel):
     """Column or field that holds the text in .jsonl, .tsv and .csv files."""
     calibration_tokens: int = _bounded(32768, "a whole number of at least 256", ge=256)
     """Tokens of calibration text to use at most."""
+    calibration_skip: int = _bounded(0, "a whole number of at least 0", ge=0)
+    """Tokens of calibration text to pass over first."""
+    task: str | None = None
+    """Measure on the training rows of this task, drawn at random, instead of text: sst2, stsb, mrpc, qqp or qnli."""
+    data: str | None = None
+    """Folder with TASK/train.tsv (default: GLUE from the hub)."""
     calibration_share: float | None = _bounded(None, "in (0, 1]", gt=0, le=1)
     """Use this fraction of the rows, drawn at random (encoders; default: rows in order, up to calibration_tokens)."""
     min_rows: int = _bounded(100, "a whole number of at least 1", ge=1)
@@ -97,6 +103,14 @@ class Recipe(BaseModel):
     """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
     ridge: float = _bounded(0.1, "a number above 0", gt=0, allow_inf_nan=False)
     """How strongly the refit holds on to the original weights, in units of the mean second moment."""
+    allocation: Literal["uniform", "global"] = "uniform"
+    """One width for all networks, or (methods that define it) the best neurons of all networks together."""
+    magnitude: Literal["incoming-l1", "group-l1", "down-l2", "group-l2", "peak-to-peak"] = "incoming-l1"
+    """Weights that magnitude counts: incoming (L1), with the outgoing (L1, L2), outgoing (L2), or incoming extremes."""
+    iterations: int = _bounded(8, "a whole number of at least 1", ge=1)
+    """Steps in which methods that score repeatedly (textpruner) reach the width."""
+    as_published: bool = False
+    """Do as a method's own code does where Secateur has mended it (textpruner-self)."""
     seed: int = _bounded(0, "a whole number of at least 0", ge=0)
     """Seed of every random draw."""
     threads: int | None = _bounded(None, "a whole number of at least 1", ge=1)

@@ -107,6 +107,9 @@ class LayerPlan:
     """(width,) sorted, unique indices of the neurons that stay."""
     update: Update | None = None
     """New down projection of the kept neurons, or None to leave it as it is."""
+    unsaved_bias: torch.Tensor | None = None
+    """(H,) float32, what the method would add to the output where the family can't store a bias; only a comparison
+    applies it, and a saved model lacks it."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Named figures about the choice, for the record (refit error, mean width of the kernels, ...)."""
 

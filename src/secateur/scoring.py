@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from secateur.calibration import Batch, add_decoder_input, find_length, require_tokenizer, take_tokens
+from secateur.calibration import add_decoder_input, take_tokens
+from secateur.encoding import Batch, find_length, require_tokenizer, tokenise
 from secateur.errors import InputError, unknown_name
-from secateur.evaluation.classification import predict, require_head, score_predictions, tokenise
+from secateur.evaluation.classification import predict, require_head, score_predictions
 from secateur.evaluation.embeddings import embed, score_stsb
 from secateur.evaluation.perplexity import Gap, PerplexityScore, compare_losses, evaluate_perplexity
 from secateur.evaluation.speed import Latency, measure_latency
@@ -127,7 +128,7 @@ def compare_embeddings(
 ) -> tuple[float, int]:
     """Mean cosine between two encoders' embeddings of the same rows, and the number of rows (1,000 at most)."""
     for model in (loaded, against):
-        _require_encoder(model)
+        require_encoder(model)
     source = open_texts(text) if text is not None else default_test_text()
     rows = [row for row, _ in zip((row.strip() for row in source if row.strip()), range(1000), strict=False)]
     cosines = (embed(loaded, rows, progress) * embed(against, rows, progress)).sum(dim=1)
@@ -138,7 +139,7 @@ def score_embeddings(loaded: LoadedModel, data: Path | None, progress: Progress 
     """Spearman correlation of embedding cosines with people's scores of STS-B pairs, and the number of pairs."""
     if data is None:
         raise InputError(f"task {EMBEDDINGS_TASK} needs --data, the folder with stsb/validation.tsv")
-    _require_encoder(loaded)
+    require_encoder(loaded)
     return score_stsb(loaded, data, progress)
 
 
@@ -173,6 +174,7 @@ def how_to_score(loaded: LoadedModel) -> str:
     return f"{loaded.family.name} models are not scored here, only measured for size and speed"
 
 
-def _require_encoder(loaded: LoadedModel) -> None:
+def require_encoder(loaded: LoadedModel) -> None:
+    """Raise InputError unless the model is an encoder, which has sentence embeddings."""
     if loaded.family.kind != "encoder":
         raise InputError(f"{type(loaded.model).__name__} has no sentence embeddings; {how_to_score(loaded)}")

@@ -69,6 +69,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at(self, places: Sequence[int]) -> Examples:
+        """Some rows, in the order of `places`."""
+        return Examples(tuple(self.texts[p] for p in places), tuple(self.labels[p] for p in places), self.source)
+
     @property
     def sha256(self) -> str:
         """Hash of texts and labels, in order."""
@@ -114,8 +118,7 @@ def read_examples(
     chosen: Sequence[int] = range(len(labels))
     if max_rows is not None and max_rows < len(labels):
         chosen = sorted(random.Random(seed).sample(chosen, max_rows))
-    texts = list(zip(*columns, strict=True))
-    return Examples(tuple(texts[row] for row in chosen), tuple(labels[row] for row in chosen), source)
+    return Examples(tuple(zip(*columns, strict=True)), labels, source).at(chosen)
 
 
 def _read_hub(task: Task, split: Split, names: Sequence[str]) -> list[list[Any]]:

@@ -12,10 +12,11 @@ from secateur.recipe import Recipe
 
 
 def public_settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, without the folder that the calibration text lies in."""
+    """The recipe as plain values, without the folders that calibration text and data lie in."""
     settings = recipe.model_dump()
-    if recipe.calibration not in (None, "-"):
-        settings["calibration"] = Path(str(recipe.calibration)).name
+    for name in ("calibration", "data"):
+        if settings[name] not in (None, "-"):
+            settings[name] = Path(settings[name]).name
     return settings
 
 

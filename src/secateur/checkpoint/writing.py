@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from secateur.calibration import Batch
 from secateur.checkpoint.card import SOURCE_CARD, write_card
 from secateur.checkpoint.config import write_config
 from secateur.checkpoint.plans import PLAN_FOLDER, save_plan
 from secateur.checkpoint.staging import MARKER, check_target, staged
+from secateur.encoding import Batch
 from secateur.errors import VerificationError
 from secateur.models.families import configured_width
 from secateur.models.loading import LoadedModel, hash_weights, number_format, quiet_transformers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id, or
 BERT_TINY = "google/bert_uncased_L-2_H-128_A-2"
 FREEZE_HELP = "Leave the word embeddings as they are; helps where there are few rows."
 TASK_HELP = "sst2, stsb, mrpc, qqp or qnli for a classifier; stsb-embeddings: Spearman of sentence-embedding cosines."
+CALIBRATION_HELP = "Text to measure on (default: the training rows of a labelled task, or text that comes with Python)."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -47,9 +48,9 @@ def prune_command(
     from secateur import pipeline
     from secateur.checkpoint.staging import check_target
     from secateur.cli.reports import describe_prune, prune_rows
-    from secateur.methods import find_method
+    from secateur.methods import check_recipe
 
-    find_method(recipe.method).check(recipe)
+    check_recipe(recipe)
     check_target(out, source=source.original_folder, overwrite=overwrite)
     if dry_run:
         _print_dry_run(model, recipe, as_json=as_json)
@@ -165,6 +166,77 @@ def paper_command(
     say("wrote " + ", ".join(str(path) for path in files))
 
 
+@app.command("compare")
+def compare_command(
+    model: Model,
+    *,
+    methods: Annotated[str, typer.Option(help="Names separated by commas (secateur methods), or all.")] = "all",
+    keep: Annotated[str, typer.Option(help="Fractions of neurons to keep, separated by commas.")] = "0.8,0.6,0.4",
+    refit: Annotated[str, typer.Option(help="on: with Secateur's refit; off: as published; or both.")] = "both",
+    allocation: Annotated[str, typer.Option(help="uniform, global or both (global where defined).")] = "uniform",
+    calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,
+    text_column: Annotated[str | None, typer.Option(help="Its column or field in .jsonl, .tsv and .csv.")] = None,
+    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens of it a trial (default 32768).")] = None,
+    text: Annotated[str | None, typer.Option(help="Text to score on (default: text that comes with Python).")] = None,
+    tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of it to use (default 8192).")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=2, help="Tokens in a window (default 512, or all that fit).")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the task's data (default: GLUE from the hub).")] = None,
+    trials: Annotated[int, typer.Option(help="Draws of calibration data, each with a seed of its own.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for results and finished cells.")] = Path("out/compare"),
+    seed: Annotated[int | None, typer.Option(help="Seed of the first trial (default 0).")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (default: the model's).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: as torch decides).")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens in a window or row to calibrate on.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows or rows in a forward pass (default 8).")] = None,
+    ridge: Annotated[float | None, typer.Option(help="As for prune (default 0.1).")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune MODEL by several methods, score what is left, rank them; goes on where it was stopped."""
+    from secateur.compare.comparison import compare
+    from secateur.compare.settings import make_settings
+
+    settings = make_settings(
+        model=model,
+        methods=methods,
+        keep=keep,
+        refit=refit,
+        allocation=allocation,
+        text=text,
+        tokens=tokens,
+        window=window,
+        task=task,
+        data=data,
+        calibration=calibration,
+        trials=trials,
+        folder=out,
+        text_column=text_column,
+        calibration_tokens=calibration_tokens,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        max_length=max_length,
+        batch_size=batch_size,
+        ridge=ridge,
+    )
+    with progress_on_stderr() as progress:
+        result = compare(settings, progress)
+    for warning in result.warnings:
+        warn(warning)
+    if as_json:
+        print_json(result.content)
+        return
+    print_table(result.title, result.columns, result.cells)
+    for note in result.notes:
+        say(note)
+    say("wrote " + ", ".join(str(path) for path in result.files))
+
+
 @app.command("evaluate")
 def evaluate_command(
     model: Model,
@@ -265,8 +337,12 @@ def methods_command(*, as_json: Json = False, debug: Debug = False) -> None:
     """List the pruning methods: what each needs, and which useless neurons it can see."""
     from secateur.methods import METHODS
 
-    rows = [(m.name, m.summary, ", ".join(sorted(m.needs)), ", ".join(sorted(m.sees))) for m in METHODS.values()]
-    _print_listing("methods", ("name", "summary", "needs", "sees"), rows, as_json=as_json)
+    columns = ("name", "summary", "needs", "sees", "allocations", "corrects what is left")
+    rows = [
+        (m.name, m.summary, *map(_join, (m.needs, m.sees, m.allocations)), "yes" if m.corrects else "no")
+        for m in METHODS.values()
+    ]
+    _print_listing("methods", columns, rows, as_json=as_json)
 
 
 @app.command("families")
@@ -294,6 +370,10 @@ def env_command(*, as_json: Json = False, debug: Debug = False) -> None:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
     _print_listing("environment", ("name", "value"), list(facts.items()), as_json=as_json)
+
+
+def _join(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words))
 
 
 def _print_listing(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, as_json: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,51 +9,13 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 
-from secateur.calibration import Batch, find_length, require_tokenizer
+from secateur.encoding import TaskRows, batches_by_length
 from secateur.errors import InputError
 from secateur.models.loading import LoadedModel
 from secateur.results import Progress, no_progress
-from secateur.tasks import Examples, Metric, Task
+from secateur.tasks import Metric, Task
 
 BATCH_ROWS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRows:
-    """Labelled rows as token ids, tokenised once."""
-
-    inputs: tuple[Mapping[str, Sequence[int]], ...]
-    """input_ids, attention_mask and what else the tokenizer gives, for each row."""
-    labels: Tensor
-    """(rows,) float32 where the label is a number, int64 where it is a class."""
-    tokenizer: Any
-    """Pads them."""
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def batch(self, places: Sequence[int]) -> Batch:
-        """Some rows, padded to the longest of them."""
-        batch: Batch = dict(self.tokenizer.pad([self.inputs[place] for place in places], return_tensors="pt"))
-        return batch
-
-
-def tokenise(loaded: LoadedModel, task: Task, examples: Examples, max_length: int | None = None) -> TaskRows:
-    """Rows as token ids, cut to the task's length, or to another one."""
-    tokenizer = require_tokenizer(loaded.tokenizer)
-    length = find_length(loaded, max_length) if max_length else min(task.max_length, find_length(loaded, None))
-    parts = [list(column) for column in zip(*examples.texts, strict=True)]
-    encoded = tokenizer(*parts, truncation=True, max_length=length, verbose=False)
-    names = list(encoded)
-    inputs = tuple(dict(zip(names, values, strict=True)) for values in zip(*encoded.values(), strict=True))
-    labels = torch.tensor(examples.labels)
-    return TaskRows(inputs, labels if task.is_regression else labels.long(), tokenizer)
-
-
-def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of rows of about one length, shortest first."""
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    yield from (order[start : start + size] for start in range(0, len(order), size))
 
 
 def predict(model: nn.Module, rows: TaskRows, progress: Progress = no_progress) -> Tensor:

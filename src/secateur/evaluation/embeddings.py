@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from secateur.calibration import find_length, pad_rows, require_tokenizer
+from secateur.encoding import find_length, pad_rows, require_tokenizer
 from secateur.errors import InputError
 from secateur.models.loading import LoadedModel
 from secateur.models.safety import read_json
@@ -47,27 +48,53 @@ def embed(loaded: LoadedModel, texts: Sequence[str], progress: Progress = no_pro
     return result
 
 
-def score_stsb(loaded: LoadedModel, data: Path, progress: Progress = no_progress) -> tuple[float, int]:
-    """Spearman correlation of embedding cosines with people's scores, and the number of pairs.
+@dataclass(frozen=True, slots=True)
+class ScoredPairs:
+    """Pairs of sentences with people's scores of how alike they are."""
+
+    first: tuple[str, ...]
+    """One sentence of each pair."""
+    second: tuple[str, ...]
+    """The other."""
+    scores: tuple[float, ...]
+    """Higher is more alike."""
+
+
+def read_stsb(data: Path) -> ScoredPairs:
+    """The validation pairs of STS-B.
 
     Args:
-        loaded: an encoder.
         data: a folder with stsb/validation.tsv (or validation.tsv), columns sentence1, sentence2 and label or score.
-        progress: told after each batch.
     """
     candidates = [data / "stsb" / "validation.tsv", data / "validation.tsv"]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise InputError(f"no stsb/validation.tsv in {data}")
     score_column = "score" if "score" in read_header(path) else "label"
-    columns = [list(open_texts(path, name)) for name in ("sentence1", "sentence2", score_column)]
-    first, second = embed(loaded, columns[0] + columns[1], progress).chunk(2)
-    cosines = (first * second).sum(dim=1)
+    first, second, scores = (tuple(open_texts(path, name)) for name in ("sentence1", "sentence2", score_column))
     try:
-        labels = [float(text) for text in columns[2]]
+        return ScoredPairs(first, second, tuple(map(float, scores)))
     except ValueError as error:
         raise InputError(f"{path}: scores must be numbers: {error}") from None
-    return float(spearmanr(cosines.numpy(), labels).statistic), len(labels)
+
+
+def measure_cosines(loaded: LoadedModel, pairs: ScoredPairs, progress: Progress = no_progress) -> Tensor:
+    """(pairs,) float32, cosine of the embeddings of the sentences of each pair."""
+    first, second = embed(loaded, pairs.first + pairs.second, progress).chunk(2)
+    return (first * second).sum(dim=1)
+
+
+def score_stsb(loaded: LoadedModel, data: Path, progress: Progress = no_progress) -> tuple[float, int]:
+    """Spearman correlation of embedding cosines with people's scores of STS-B, and the number of pairs.
+
+    Args:
+        loaded: an encoder.
+        data: as `read_stsb` takes it.
+        progress: told after each batch.
+    """
+    pairs = read_stsb(data)
+    cosines = measure_cosines(loaded, pairs, progress)
+    return float(spearmanr(cosines.numpy(), pairs.scores).statistic), len(pairs.scores)
 
 
 def _pools_first_token(loaded: LoadedModel) -> bool:

@@ -89,15 +89,17 @@ def evaluate_perplexity(
 
 def compare_losses(before: PerplexityScore, after: PerplexityScore) -> Gap:
     """How much worse the second score is, window by window, each weighted by its tokens."""
-    weights = torch.tensor(before.window_tokens, dtype=torch.float64)
-    weights = weights / weights.sum()
-    differences = torch.tensor(after.window_losses, dtype=torch.float64) - torch.tensor(
-        before.window_losses, dtype=torch.float64
-    )
-    mean = (weights * differences).sum()
-    count = len(differences)
-    spread = ((weights * (differences - mean)).square().sum() * count / max(1, count - 1)).sqrt()
-    return Gap(float(mean), float(spread) if count > 1 else 0.0)
+    return Gap(*compare_parts(before.window_losses, after.window_losses, before.window_tokens))
+
+
+def compare_parts(before: Sequence[float], after: Sequence[float], weights: Sequence[int]) -> tuple[float, float]:
+    """Weighted mean of the second less the first, part by part, and its paired standard error; 0 for a single part."""
+    share = torch.tensor(weights, dtype=torch.float64)
+    share = share / share.sum()
+    differences = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
+    mean, count = (share * differences).sum(), len(differences)
+    error = ((share * (differences - mean)).square().sum() * count / max(1, count - 1)).sqrt()
+    return float(mean), float(error) if count > 1 else 0.0
 
 
 def _token_losses(model: Any, chunk: Tensor) -> Tensor:

@@ -2,18 +2,47 @@
 
 from collections.abc import Mapping
 
-from secateur.errors import unknown_name
+from secateur.errors import InputError, unknown_name
 from secateur.methods.algorithm1 import ALGORITHM1
 from secateur.methods.clusters import CLUSTERS, PAPER, PAPER_SCALED
 from secateur.methods.contract import Method, PruningContext
+from secateur.methods.flap import FLAP
+from secateur.methods.kcm import KCM
+from secateur.methods.kprune import KPRUNE
+from secateur.methods.llm_pruner import LLM_PRUNER
 from secateur.methods.magnitude import MAGNITUDE
+from secateur.methods.mask_tuning import MASK_TUNING
 from secateur.methods.medoids import MEDOIDS
+from secateur.methods.minitron import MINITRON
+from secateur.methods.osscar import OSSCAR
 from secateur.methods.random import RANDOM
 from secateur.methods.redundancy import REDUNDANCY
+from secateur.methods.textpruner import TEXTPRUNER, TEXTPRUNER_SELF
+from secateur.methods.wanda_sp import WANDA_SP
+from secateur.recipe import Recipe
 
 METHODS: Mapping[str, Method] = {
     method.name: method
-    for method in (REDUNDANCY, MEDOIDS, CLUSTERS, ALGORITHM1, PAPER, PAPER_SCALED, MAGNITUDE, RANDOM)
+    for method in (
+        REDUNDANCY,
+        MEDOIDS,
+        CLUSTERS,
+        ALGORITHM1,
+        PAPER,
+        PAPER_SCALED,
+        MAGNITUDE,
+        MINITRON,
+        WANDA_SP,
+        FLAP,
+        OSSCAR,
+        KCM,
+        LLM_PRUNER,
+        TEXTPRUNER,
+        TEXTPRUNER_SELF,
+        MASK_TUNING,
+        KPRUNE,
+        RANDOM,
+    )
 }
 
 
@@ -24,4 +53,17 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "PruningContext", "find_method"]
+def check_recipe(recipe: Recipe) -> None:
+    """Raise InputError where the method is unknown or settings make no sense together."""
+    if recipe.calibration is not None and recipe.task is not None:
+        raise InputError("measure either on calibration text or on a task's rows, got both")
+    if recipe.data is not None and recipe.task is None:
+        raise InputError("data is where a task's rows lie; name the task, or give calibration text")
+    method = find_method(recipe.method)
+    if recipe.allocation not in method.allocations:
+        names = ", ".join(sorted(m.name for m in METHODS.values() if recipe.allocation in m.allocations))
+        raise InputError(f"method '{method.name}' has no {recipe.allocation} allocation; these do: {names}")
+    method.check(recipe)
+
+
+__all__ = ["METHODS", "Method", "PruningContext", "check_recipe", "find_method"]

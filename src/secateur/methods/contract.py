@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,17 +18,23 @@ from secateur.capture import LayerStatistics, Sampling, capture
 from secateur.errors import InputError
 from secateur.information import mutual_information
 from secateur.models.feedforward import FeedForward
+from secateur.models.gradients import RowLoss, find_target, label_losses, mask_gradients, next_token_losses
 from secateur.models.loading import LoadedModel
 from secateur.recipe import Recipe
-from secateur.results import LayerPlan, MutualInformation, Progress, no_progress
+from secateur.results import LayerPlan, MutualInformation, Progress, Update, no_progress
+from secateur.selection.ranking import select_overall, select_top
 
 Need = Literal["weights", "activations", "gradients", "labels"]
 Sight = Literal["duplicates", "dead neurons"]
+Allocation = Literal["uniform", "global"]
 MIN_SAMPLES = 8
 """Fewest sampled rows that information is worth measuring on."""
 INFORMATION_SETTINGS = ("measure", "alpha", "kernel_rows", "kernels", "kernel_width", "mi_memory")
 CLUSTER_SETTINGS = ("distance", "dimensions", "seeds", "choose_by", "threshold_percentile")
-CHOOSING_SETTINGS = frozenset({"method", "refit", "information", "ridge", *INFORMATION_SETTINGS, *CLUSTER_SETTINGS})
+RIVAL_SETTINGS = ("allocation", "magnitude", "iterations", "as_published")
+CHOOSING_SETTINGS = frozenset(
+    {"method", "refit", "information", "ridge", *INFORMATION_SETTINGS, *CLUSTER_SETTINGS, *RIVAL_SETTINGS}
+)
 """Settings that no measured activation depends on."""
 T = TypeVar("T")
 
@@ -40,11 +48,18 @@ class Method:
     summary: str
     """One line for `secateur methods`."""
     plan: Callable[[PruningContext], tuple[LayerPlan, ...]]
-    """Chooses: one entry for each network in the context, with exactly `context.width` neurons kept."""
+    """Chooses: one entry for each network in the context, with exactly `context.width` neurons kept, or under global
+    allocation `context.budget` in all."""
     needs: frozenset[Need]
     """What it is computed from."""
     sees: frozenset[Sight]
     """Kinds of useless neurons that it can tell from useful ones."""
+    allocations: frozenset[Allocation] = frozenset({"uniform"})
+    """How it may spread the neurons that stay over the networks."""
+    corrects: bool = False
+    """Whether it changes the weights that are left, as published, without Secateur's refit."""
+    uses_second_moments: bool = False
+    """Whether it needs E[z z^T], even where nothing is refitted."""
     check: Callable[[Recipe], None] = lambda recipe: None
     """Raises InputError, before anything is measured, where the settings make no sense for it."""
 
@@ -75,6 +90,8 @@ class PruningContext:
     """Which activation rows are sampled."""
     progress: Progress = no_progress
     """Told how far each phase is."""
+    with_second_moments: bool = True
+    """Whether products of activations are summed too, for a refit or a method that needs them."""
     rates: dict[str, float] = field(default_factory=dict)
     """Speeds that the user may want to know, such as "candidates per second"."""
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
@@ -89,7 +106,7 @@ class PruningContext:
             samples=self.recipe.samples,
             sampling=self.sampling,
             seed=self.recipe.seed,
-            with_second_moments=self.recipe.refit,
+            with_second_moments=self.with_second_moments,
             progress=self.progress,
         )
         if len(layers[0].samples) < MIN_SAMPLES:
@@ -98,6 +115,75 @@ class PruningContext:
                 "give more calibration text"
             )
         return layers
+
+    def second_moments(self, place: int) -> Tensor:
+        """(K, K) float64, E[z z^T] of network `place`."""
+        moments = self.statistics[place].second_moments
+        if moments is None:
+            raise InputError(f"method '{self.recipe.method}' needs second moments, which were not measured")
+        return moments
+
+    @property
+    def budget(self) -> int:
+        """Neurons to keep in all networks together."""
+        return self.width * len(self.feedforwards)
+
+    def require_loss(self) -> None:
+        """Raise InputError unless there is a loss to take gradients of: next tokens, or labels under a classifier."""
+        if find_target(self.loaded.model) != "next token" and self.calibration.labels is None:
+            raise InputError(
+                f"method '{self.recipe.method}' needs labelled rows; calibrate with --task NAME --data DIR, "
+                "or from Python on batches that hold labels"
+            )
+
+    def row_losses(self, logits: Tensor, number: int) -> Tensor:
+        """(B,) the task's loss of each row of calibration batch `number`."""
+        return self.losses_on(self.calibration)(logits, number)
+
+    def losses_on(self, calibration: Calibration) -> RowLoss:
+        """The task's loss on some rows."""
+        if find_target(self.loaded.model) == "next token":
+            return lambda logits, number: next_token_losses(logits, calibration.batches[number])
+        labels = calibration.labels
+        assert labels is not None
+        return lambda logits, number: label_losses(logits, labels[number])
+
+    def row_gradients(self, loss: RowLoss, masks: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+        """(N, K) float64 a network: the gradient of each calibration row's loss by a factor on each activation.
+
+        Args:
+            loss: of each row; `row_losses` for the task's own.
+            masks: (K,) a network, the factors that the gradients are taken at; all ones by default.
+        """
+        batches, parts = self.calibration.batches, []
+        gradients = mask_gradients(self.loaded.model, self.feedforwards, batches, loss, masks)
+        for number, found in enumerate(gradients):
+            parts.append(found)
+            self.progress("taking gradients", number + 1, len(batches))
+        return tuple(torch.cat(of_network) for of_network in zip(*parts, strict=True))
+
+    def task_gradients(self) -> tuple[Tensor, ...]:
+        """`row_gradients` of the task's loss in the whole model, taken once."""
+        self.require_loss()
+        return self.once(("task gradients",), lambda: self.row_gradients(self.row_losses))
+
+    def select(self, scores: Sequence[NDArray[np.floating[Any]]]) -> list[NDArray[np.int64]]:
+        """The neurons with the highest (K,) scores: `width` of each network, or `budget` of all together."""
+        if self.recipe.allocation == "global":
+            return select_overall(scores, self.budget)
+        return [select_top(values, self.width) for values in scores]
+
+    def select_more(self, scores: Sequence[NDArray[np.floating[Any]]]) -> list[NDArray[np.int64]]:
+        """As `select`, with the root of the fraction kept: the teacher of a rescaling."""
+        fraction = math.sqrt(self.width / self.feedforwards[0].width)
+        return replace(self, width=round(fraction * self.feedforwards[0].width)).select(scores)
+
+    def plan(self, kept: Sequence[NDArray[np.int64]], updates: Sequence[Update] | None = None) -> tuple[LayerPlan, ...]:
+        """Entries that keep (width,) neurons of each network, with new down projections where there are any."""
+        return tuple(
+            LayerPlan(ffn.path, ffn.width, kept[place], None if updates is None else updates[place])
+            for place, ffn in enumerate(self.feedforwards)
+        )
 
     def down_columns(self, place: int) -> Tensor:
         """(K, H) float32: row j is neuron j's column of the down projection of network `place`."""
@@ -154,7 +240,7 @@ class PruningContext:
         """
         changed = {name for name in Recipe.model_fields if getattr(recipe, name) != getattr(self.recipe, name)}
         changed -= {"keep", "round_to"} if width is not None else set()
-        if not changed <= CHOOSING_SETTINGS or (recipe.refit and not self.recipe.refit):
+        if not changed <= CHOOSING_SETTINGS or (recipe.refit and not self.with_second_moments):
             raise InputError(f"these settings need new measurements: {', '.join(sorted(changed))}")
         other = replace(self, recipe=recipe, width=self.width if width is None else width)
         other.__dict__["statistics"] = self.statistics

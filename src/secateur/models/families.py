@@ -13,6 +13,7 @@ from secateur.errors import UnsupportedModelError
 from secateur.models.feedforward import FeedForward, is_projection
 
 Kind = Literal["decoder", "encoder", "encoder-decoder", "vision"]
+Residual = Literal["up input", "layer output", "unknown"]
 ATTENTION_NAMES = frozenset({"attention", "attn", "self_attn", "SelfAttention", "EncDecAttention"})
 """What families call the attention modules inside a layer."""
 
@@ -57,6 +58,11 @@ class Family:
     """Key in config.json that counts distinct layers, where layers are applied more than once."""
     reserved_positions: int = 0
     """Position embeddings that no token can use."""
+    residual: Residual = "layer output"
+    """What the output of its networks is added to: the layer's output less their own (norms come first), or the input
+    of the up projection (norms come after the sum), or unknown, as where a norm comes before the sum."""
+    norm_first_key: str | None = None
+    """Key in config.json that is false where norms come after the sum, whatever `residual` says."""
 
 
 _BERT = Location(owner=r"encoder\.layer\.\d+", up="intermediate.dense", down="output.dense")
@@ -64,11 +70,19 @@ _GLU = Location(owner=r"layers\.\d+\.mlp", up="up_proj", gate="gate_proj", down=
 
 
 def _bert_like(name: str, model_type: str, reserved_positions: int = 0) -> Family:
-    return Family(name, model_type, "encoder", r"encoder\.layer\.\d+", (_BERT,), reserved_positions=reserved_positions)
+    return Family(
+        name,
+        model_type,
+        "encoder",
+        r"encoder\.layer\.\d+",
+        (_BERT,),
+        reserved_positions=reserved_positions,
+        residual="up input",
+    )
 
 
-def _llama_like(name: str, model_type: str) -> Family:
-    return Family(name, model_type, "decoder", r"layers\.\d+", (_GLU,))
+def _llama_like(name: str, model_type: str, residual: Residual = "layer output") -> Family:
+    return Family(name, model_type, "decoder", r"layers\.\d+", (_GLU,), residual=residual)
 
 
 def _t5_location(stack: Literal["main", "decoder"], sublayer: int, *, is_gated: bool) -> Location:
@@ -93,6 +107,7 @@ _ROWS = (
         r"transformer\.layer\.\d+",
         (Location(owner=r"transformer\.layer\.\d+\.ffn", up="lin1", down="lin2"),),
         width_key="hidden_dim",
+        residual="up input",
     ),
     Family(
         "ALBERT",
@@ -101,6 +116,7 @@ _ROWS = (
         r"albert_layers\.\d+",
         (Location(owner=r"albert_layers\.\d+", up="ffn", down="ffn_output"),),
         sharing_key="num_hidden_groups",
+        residual="up input",
     ),
     Family(
         "ModernBERT",
@@ -125,6 +141,7 @@ _ROWS = (
         r"decoder\.layers\.\d+",
         (Location(owner=r"decoder\.layers\.\d+", up="fc1", down="fc2"),),
         width_key="ffn_dim",
+        norm_first_key="do_layer_norm_before",
     ),
     Family(
         "GPT-NeoX",
@@ -137,8 +154,8 @@ _ROWS = (
     _llama_like("Mistral", "mistral"),
     _llama_like("Qwen2", "qwen2"),
     _llama_like("Qwen3", "qwen3"),
-    _llama_like("Gemma 2", "gemma2"),
-    _llama_like("Gemma 3 (text)", "gemma3_text"),
+    _llama_like("Gemma 2", "gemma2", residual="unknown"),
+    _llama_like("Gemma 3 (text)", "gemma3_text", residual="unknown"),
     Family(
         "Phi-3",
         "phi3",
@@ -192,6 +209,13 @@ def unsupported(what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"can't prune {what}; supported families: {names}; a family is one row in secateur/models/families.py"
     )
+
+
+def find_residual(family: Family, config: Any) -> Residual:
+    """What the output of a model's feed-forward networks is added to."""
+    if family.norm_first_key is not None and not getattr(config, family.norm_first_key):
+        return "up input"
+    return family.residual
 
 
 def find_layers(model: nn.Module, family: Family) -> list[tuple[str, nn.Module]]:

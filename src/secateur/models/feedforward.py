@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -87,6 +89,17 @@ class FeedForward:
         parts = [part for block in blocks for part in torch.split(block.detach(), self.width)]  # fused: two blocks
         return torch.cat(parts, dim=1).float()
 
+    def weights(self) -> tuple[Tensor, ...]:
+        """The parameters that hold its matrices: up, gate (where it is one of its own) and down."""
+        found: list[Any] = [module for module in (self.up, self.gate, self.down) if module is not None]
+        return tuple(module.weight for module in found)
+
+    def per_neuron(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(K, incoming) and (K, H) float32: tensors shaped like `weights`, gathered by neuron."""
+        *incoming, down = (matrix.T if isinstance(self.down, Conv1D) else matrix for matrix in weights)
+        parts = [part for block in incoming for part in torch.split(block.detach(), self.width)]
+        return torch.cat(parts, dim=1).float(), down.detach().T.float()
+
     def output_bias(self) -> Tensor:
         """(H,) float32, a copy of the down projection's bias."""
         bias: Any = self.down.bias
@@ -111,13 +124,28 @@ class FeedForward:
             setattr(self.owner, "intermediate_size", padded_width)  # noqa: B010 (not declared on nn.Module)
 
 
+def keep_masks(feedforwards: Sequence[FeedForward], kept: Sequence[NDArray[np.int64]]) -> list[Tensor]:
+    """(K,) float32 on the CPU for each network: 1 for the neurons that stay, else 0."""
+    return [
+        torch.zeros(ffn.width).index_fill_(0, torch.from_numpy(stay), 1.0)
+        for ffn, stay in zip(feedforwards, kept, strict=True)
+    ]
+
+
 @contextmanager
 def masked(feedforwards: Sequence[FeedForward], masks: Sequence[Tensor]) -> Iterator[None]:
-    """Multiply the activations of each feed-forward network by its (K,) mask while the context lasts."""
+    """Multiply the activations of each feed-forward network by its mask while the context lasts.
+
+    A mask is (K,), or (B, K) with one for each row of the batch.
+    """
 
     def hook_for(mask: Tensor) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0] * mask.to(args[0]), *args[1:])
+            factors = mask.to(args[0])
+            if mask.ndim == 2:  # activations are (B, T, K), or (B T, K) where the model flattens them
+                shape = args[0].shape
+                return ((args[0].view(len(mask), -1, shape[-1]) * factors[:, None]).view(shape), *args[1:])
+            return (args[0] * factors, *args[1:])
 
         return hook
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -63,18 +64,21 @@ def parameters_per_neuron(ffn: FeedForward) -> int:
     return ffn.hidden_size * (3 if ffn.is_gated else 2) + biases
 
 
-def predict_size(model: nn.Module, family: Family, width: int, sequence_length: int | None = None) -> ModelSize:
-    """Size of the model if all its feed-forward networks had another width, by formula."""
+def predict_size(
+    model: nn.Module, family: Family, width: int | Sequence[int], sequence_length: int | None = None
+) -> ModelSize:
+    """Size of the model if its feed-forward networks had another width, or each a width of its own, by formula."""
     now = measure_size(model, family, sequence_length)
     feedforwards = find_feedforwards(model, family)
-    removed = [ffn.width - width for ffn in feedforwards]
+    widths = (width,) * len(feedforwards) if isinstance(width, int) else tuple(width)
+    removed = [ffn.width - left for ffn, left in zip(feedforwards, widths, strict=True)]
     saved = now.sequence_length * sum(
         count * ffn.multiply_adds_per_token() // ffn.width for count, ffn in zip(removed, feedforwards, strict=True)
     )
     parameters = sum(count * parameters_per_neuron(ffn) for count, ffn in zip(removed, feedforwards, strict=True))
     return ModelSize(
         parameters=now.parameters - parameters,
-        widths=tuple(width for _ in feedforwards),
+        widths=widths,
         sequence_length=now.sequence_length,
         ffn_multiply_adds=now.ffn_multiply_adds - saved,
         model_multiply_adds=now.model_multiply_adds - saved,

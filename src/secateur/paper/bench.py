@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from secateur.calibration import Batch, draw_rows
+from secateur.calibration import draw_rows
+from secateur.cells import Cell
 from secateur.checkpoint.staging import MARKER
-from secateur.evaluation.classification import TaskRows, batches_by_length, predict, score_predictions, tokenise
+from secateur.encoding import Batch, TaskRows, batches_by_length, tokenise
+from secateur.evaluation.classification import predict, score_predictions
 from secateur.finetuning import Training, choose_training, describe_training, finetune, state_folder
 from secateur.methods import PruningContext, find_method
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.sizes import measure_size, predict_size
-from secateur.paper.study import Cell, Study, run_parallel
+from secateur.paper.study import Study, run_parallel
 from secateur.pipeline import as_plan, carry_out, open_context, refit_layers
 from secateur.recipe import make_recipe
 from secateur.results import Progress

@@ -8,14 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from secateur.cells import write_json
 from secateur.checkpoint.manifest import find_versions
-from secateur.errors import InputError, unknown_name
+from secateur.errors import unknown_name
 from secateur.paper.figures import FIG2, FIG3, FIG5, FIG6, fig4, run_curves
 from secateur.paper.results import Document
 from secateur.paper.seeds import fig7
 from secateur.paper.sensitivity import sensitivity
-from secateur.paper.study import Study, describe_study, write_json
+from secateur.paper.study import Study, describe_study
 from secateur.paper.tables import table1, table2
+from secateur.plots import require_matplotlib, write_plot
 from secateur.results import Progress, no_progress
 
 Experiment = Callable[[Study, Progress], Document]
@@ -30,6 +32,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "fig7": fig7,
     "sensitivity": sensitivity,
 }
+PLOT_INCHES = (16.0, 4.2)
 
 
 def run_experiment(name: str, study: Study, progress: Progress = no_progress) -> tuple[Document, list[Path]]:
@@ -43,7 +46,7 @@ def run_experiment(name: str, study: Study, progress: Progress = no_progress) ->
     if name not in EXPERIMENTS:
         raise unknown_name("experiment", name, EXPERIMENTS)
     if not name.startswith("table"):
-        _require_matplotlib()
+        require_matplotlib()
     begun = time.perf_counter()
     document = EXPERIMENTS[name](study, progress)
     about: dict[str, Any] = {"experiment": name, "study": describe_study(study), "versions": find_versions()}
@@ -52,25 +55,5 @@ def run_experiment(name: str, study: Study, progress: Progress = no_progress) ->
     write_json(files[0], {**about, **document.content})
     files[1].write_text(document.markdown, encoding="utf-8")
     if document.draw is not None:
-        files += _plot(document.draw, study.folder / name)
+        files += write_plot(document.draw, study.folder / name, PLOT_INCHES)
     return document, files
-
-
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("plots need matplotlib: pip install 'secateur[paper]'") from None
-
-
-def _plot(draw: Callable[[Any], None], stem: Path) -> list[Path]:
-    """Write a plot as SVG, the same bytes for the same figures, and as PNG."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context({"svg.hashsalt": "secateur", "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(16, 4.2), layout="constrained")
-        draw(figure)
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".png"), dpi=110)
-    return [stem.with_suffix(".svg"), stem.with_suffix(".png")]

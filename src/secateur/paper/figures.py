@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from secateur.cells import Cell
 from secateur.information import mutual_information
 from secateur.information.estimator import WidthRule
 from secateur.paper.bench import (
@@ -22,7 +23,7 @@ from secateur.paper.bench import (
     width_at,
 )
 from secateur.paper.results import Document, as_markdown
-from secateur.paper.study import Cell, Study, run_cells
+from secateur.paper.study import Study, run_cells
 from secateur.paper.variants import (
     ALPHA_VARIANTS,
     CORRELATION_VARIANTS,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from secateur.calibration import CalibrationInput, take_tokens
+from secateur.cells import Cell
 from secateur.errors import InputError
 from secateur.evaluation.embeddings import score_stsb
 from secateur.evaluation.perplexity import evaluate_perplexity
@@ -20,7 +21,7 @@ from secateur.methods import find_method
 from secateur.models.loading import LoadedModel, hash_weights, load_model
 from secateur.paper.bench import Variant, make_cell, open_bench, score, tune_models
 from secateur.paper.results import Document, as_markdown, find_floor
-from secateur.paper.study import Cell, Study, run_cells
+from secateur.paper.study import Study, run_cells
 from secateur.paper.variants import SENSITIVITY_VARIANTS
 from secateur.pipeline import as_plan, carry_out, find_width, open_context
 from secateur.recipe import make_recipe

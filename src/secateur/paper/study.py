@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
+from secateur.cells import Cell, read_cell, write_cell
 from secateur.errors import InputError, unknown_name
 from secateur.information import use_threads
 from secateur.results import Progress
@@ -78,19 +78,7 @@ def make_study(*, tasks: str, scope: str, jobs: int | None, **given: Any) -> Stu
     return Study(tasks=names, scope=scope, jobs=jobs or os.cpu_count() or 1, **given)
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One piece of work."""
-
-    name: str
-    """A file name, without its ending; unique within an experiment."""
-    settings: Mapping[str, Any]
-    """All that its result depends on, as plain values."""
-
-
 Work = Callable[[Study, Cell], dict[str, Any]]
-REVISION = 1
-"""Raised by hand when a change of the code changes results, so that no older cell is taken for a new one."""
 
 
 def run_cells(
@@ -106,13 +94,13 @@ def run_cells(
         progress: told after each cell.
     """
     folder = study.folder / "cells" / experiment
-    found = {place: result for place, cell in enumerate(cells) if (result := _read(folder, cell)) is not None}
+    found = {place: result for place, cell in enumerate(cells) if (result := read_cell(folder, cell)) is not None}
     waiting = [place for place in range(len(cells)) if place not in found]
     done = len(found)
     progress(f"{experiment}: cells", done, len(cells))
     for number, result in run_parallel(study, [cells[place] for place in waiting], work):
         found[waiting[number]] = result
-        _write(folder, cells[waiting[number]], result)
+        write_cell(folder, cells[waiting[number]], result)
         done += 1
         progress(f"{experiment}: cells", done, len(cells))
     return [found[place] for place in range(len(cells))]
@@ -128,14 +116,6 @@ def run_parallel(study: Study, cells: Sequence[Cell], work: Work) -> Iterator[tu
         yield from pool(delayed(_run_cell)(work, study, number, cell) for number, cell in enumerate(cells))
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def describe_study(study: Study) -> dict[str, Any]:
     """What a results file says about the study; no folder of the user's in it."""
     described = asdict(study)
@@ -149,22 +129,3 @@ def _run_cell(work: Work, study: Study, place: int, cell: Cell) -> tuple[int, di
     with use_threads(1), threadpool_limits(1):
         result = work(study, cell)
     return place, {**result, "seconds": round(time.perf_counter() - begun, 1)}
-
-
-def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    path = folder / f"{cell.name}.json"
-    if not path.is_file():
-        return None
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if stored.get("settings") != json.loads(json.dumps(_as_stored(cell))):
-        return None
-    result: dict[str, Any] = stored["result"]
-    return result
-
-
-def _write(folder: Path, cell: Cell, result: Mapping[str, Any]) -> None:
-    write_json(folder / f"{cell.name}.json", {"settings": _as_stored(cell), "result": dict(result)})
-
-
-def _as_stored(cell: Cell) -> dict[str, Any]:
-    return {**cell.settings, "revision": REVISION}

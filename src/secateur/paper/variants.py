@@ -18,11 +18,12 @@ MAGNITUDE = Variant("magnitude", {"method": "magnitude"})
 IMPORTANCE = Variant("importance", {"method": "redundancy", "information": False})
 OTHERS = tuple(
     Variant(name, {"method": name})
-    for name in METHODS
+    for name, method in METHODS.items()
     if name not in (RANDOM.label, MAGNITUDE.label, LITERAL.label, SCALED.label)
+    and not method.needs & {"gradients", "labels"}
 )
 TABLE_VARIANTS = (RANDOM, MAGNITUDE, LITERAL, SCALED, IMPORTANCE, *OTHERS)
-"""Every method there is."""
+"""Every method that takes no gradients: rows have no labels here; `secateur compare` has the others."""
 CURVE_VARIANTS = (
     replace(RANDOM, draws=3),
     MAGNITUDE,

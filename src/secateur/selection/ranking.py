@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,24 @@ def select_top(scores: Vector, width: int) -> NDArray[np.int64]:
     """Indices of the `width` highest scores, sorted; equal scores go to the lower index."""
     order = np.argsort(-scores, kind="stable")
     return np.sort(order[:width]).astype(np.int64)
+
+
+def select_overall(scores: Sequence[Vector], total: int) -> list[NDArray[np.int64]]:
+    """Indices of the `total` highest scores of all layers together, sorted, by layer; each layer keeps its best.
+
+    Equal scores go to the earlier layer, then to the lower index.
+
+    Args:
+        scores: (K,) float for each layer.
+        total: neurons to keep in all, at least one a layer.
+    """
+    layers = np.concatenate([np.full(len(values), layer) for layer, values in enumerate(scores)])
+    neurons = np.concatenate([np.arange(len(values)) for values in scores])
+    joined = np.concatenate(scores).astype(float)
+    best = np.cumsum([0, *map(len, scores)])[:-1] + [int(np.argmax(values)) for values in scores]
+    joined[best] = np.inf
+    chosen = select_top(joined, total)
+    return [np.sort(neurons[chosen][layers[chosen] == layer]) for layer in range(len(scores))]
 
 
 def round_width(original: int, keep: float, round_to: int) -> int:

@@ -1,0 +1,52 @@
+"""Cells: small pieces of work whose results are kept as files, so that finished ones are not done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REVISION = 1
+"""Raised by hand when a change of the code changes results, so that no older cell is taken for a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One piece of work."""
+
+    name: str
+    """A file name, without its ending; unique within its folder."""
+    settings: Mapping[str, Any]
+    """All that its result depends on, as plain values."""
+
+    def as_stored(self) -> dict[str, Any]:
+        """Its settings, with the revision of the code, as they come back from a file."""
+        stored: dict[str, Any] = json.loads(json.dumps({**self.settings, "revision": REVISION}))
+        return stored
+
+
+def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """The result of a cell that was finished with the same settings; None where there is none, or a broken file."""
+    try:
+        stored = json.loads((folder / f"{cell.name}.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(stored, dict) or stored.get("settings") != cell.as_stored():
+        return None
+    result = stored.get("result")
+    return result if isinstance(result, dict) else None
+
+
+def write_cell(folder: Path, cell: Cell, result: Mapping[str, Any]) -> None:
+    """Keep the result of a finished cell."""
+    write_json(folder / f"{cell.name}.json", {"settings": cell.as_stored(), "result": dict(result)})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file so that it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

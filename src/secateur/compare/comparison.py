@@ -1,0 +1,209 @@
+"""The comparison: every method on the same measurements, every pruned model scored in the same way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.cells import write_json
+from secateur.checkpoint.manifest import find_versions, public_settings
+from secateur.compare.contenders import Entrants, find_entrants, keep_able, left_out_of_presets
+from secateur.compare.costs import watch_memory
+from secateur.compare.entries import Entry
+from secateur.compare.plot import INCHES, draw_comparison
+from secateur.compare.quality import Metric, Quality, open_scorer
+from secateur.compare.settings import Settings, check_data
+from secateur.compare.tables import Row, as_csv, as_document, describe_rows, make_rows, table_columns, table_rows
+from secateur.compare.trials import Bench, Job, Trial, open_trials
+from secateur.errors import InputError
+from secateur.information import use_threads
+from secateur.models.loading import LoadedModel, hash_weights, load_model
+from secateur.models.source import find_source
+from secateur.plots import require_matplotlib, write_plot
+from secateur.results import Progress, no_progress
+
+PHASE = "comparing: cells"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What came of it."""
+
+    title: str
+    """Of its tables."""
+    rows: tuple[Row, ...]
+    """One for each way to prune, best first."""
+    metric: Metric
+    """What it is ranked by."""
+    notes: tuple[str, ...]
+    """What was measured and scored on, and how to read the table."""
+    warnings: tuple[str, ...]
+    """What the user should know: methods that could not run."""
+    content: dict[str, Any]
+    """Everything, as plain values."""
+    files: tuple[Path, ...]
+    """Files that were written."""
+    keeps: tuple[float, ...]
+    """Fractions that were kept, ascending."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Titles of the table."""
+        return table_columns(self.rows, self.keeps)
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The table."""
+        return table_rows(self.rows, self.keeps, self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What was run, before it is put into tables."""
+
+    bench: Bench
+    trials: Sequence[Trial]
+    dense: Quality
+    entries: Sequence[Entry]
+    entrants: Entrants
+
+
+def compare(settings: Settings, progress: Progress = no_progress) -> Comparison:
+    """Prune one model by several methods, score what is left, and write tables and a plot.
+
+    Each trial measures activations once for all methods. What an earlier run finished with the same settings is not
+    done again.
+
+    Raises:
+        InputError: a method, the model or the data can't be used; told before anything is measured.
+    """
+    entrants = find_entrants(settings)
+    find_source(settings.model)
+    check_data(settings)
+    with use_threads(settings.recipe.threads):
+        progress("reading the model", 0, 1)
+        loaded = load_model(settings.model, dtype=settings.recipe.dtype, device=settings.recipe.device)
+        progress("reading the model", 1, 1)
+        run = _run(settings, entrants, loaded, progress)
+    return _report(settings, run)
+
+
+def _run(settings: Settings, entrants: Entrants, loaded: LoadedModel, progress: Progress) -> _Run:
+    bench = Bench(loaded, open_scorer(settings, loaded), hash_weights(loaded.model), settings.folder / "cells")
+    recipes = [settings.trial_recipe(number) for number in range(settings.trials)]
+    with watch_memory() as watch:
+        trials = open_trials(bench, recipes, watch, progress)
+        entrants = keep_able(entrants, trials[0].context, settings)
+        # narrowest width first: what a method does for it can serve the others
+        jobs = [Job(contender, keep, settings.refits) for contender in entrants.contenders for keep in settings.keeps]
+        total = 1 + len(trials) * len(jobs)
+        progress(PHASE, 0, total)
+        dense = bench.score_dense()
+        entries: list[Entry] = []
+        failed = dict(entrants.skipped)
+        for trial in trials:
+            for number, job in enumerate(jobs, start=1 + trial.number * len(jobs)):
+                progress(PHASE, number, total)
+                entries += _try(trial, job, failed, is_skipping=settings.is_all)
+            trial.release()
+        progress(PHASE, total, total)
+    return _Run(bench, trials, dense, entries, Entrants(entrants.contenders, failed))
+
+
+def _try(trial: Trial, job: Job, failed: dict[str, str], *, is_skipping: bool) -> list[Entry]:
+    """The entries of a job; a method that turns out not to fit is left out from there on if `is_skipping`."""
+    if job.contender.name in failed:
+        return []
+    try:
+        return trial.run(job)
+    except InputError as error:
+        if not is_skipping:
+            raise
+        failed[job.contender.name] = str(error)
+        return []
+
+
+def _report(settings: Settings, run: _Run) -> Comparison:
+    metric, folder = run.bench.scorer.metric, settings.folder
+    rows = make_rows(run.entries, run.dense, metric)
+    notes = _write_notes(settings, run, metric)
+    title = f"{run.bench.loaded.name}: pruning methods compared by {metric.name}"
+    content = _describe(settings, run, rows, notes)
+    write_json(folder / "compare.json", content)
+    (folder / "compare.csv").write_text(as_csv(run.entries, run.dense, metric), encoding="utf-8")
+    markdown = as_document(title, rows, settings.keeps, metric, notes)
+    (folder / "compare.md").write_text(markdown, encoding="utf-8")
+    files = [folder / f"compare.{ending}" for ending in ("json", "csv", "md")]
+    warnings = [f"{name} was left out: {reason}" for name, reason in run.entrants.skipped.items()]
+    try:
+        require_matplotlib()
+        dense = run.dense.scores[metric.name]
+        draw = partial(draw_comparison, rows=rows, dense=dense, metric=metric)
+        files += write_plot(draw, folder / "compare", INCHES)
+    except InputError as error:
+        warnings.append(str(error))
+    warnings = [*run.bench.loaded.warnings, *warnings]
+    return Comparison(title, tuple(rows), metric, tuple(notes), tuple(warnings), content, tuple(files), settings.keeps)
+
+
+def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
+    """What a reader has to know, a sentence or two each."""
+    read = run.trials[0].context.calibration.summary
+    card = run.bench.card if run.bench.card != "cpu" else f"the CPU ({torch.get_num_threads()} threads)"
+    seeds = [trial.context.recipe.seed for trial in run.trials]
+    trials = f"{len(seeds)} trials, seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"1 trial, seed {seeds[0]}"
+    seconds = [found for trial in run.trials if (found := trial.seconds_measuring()) is not None]
+    notes = [
+        f"{metric.name}, {metric.direction}; before pruning {metric.show(run.dense.scores[metric.name])}; scored on "
+        f"{run.bench.scorer.about}",
+        f"calibrated on {read.tokens:,} tokens in {read.rows:,} rows a trial of {read.source}; {trials}; on {card}",
+        "the best model that can be saved is marked *, those within 2 standard errors of it =, paired over windows or "
+        "rows" + (" and over trials; ± standard deviation over trials" if len(seeds) > 1 else ""),
+        "correction: refit is Secateur's, own is the method's as published; FLOPs are relative to those before pruning",
+        "seconds (mean) and MB (most) are for choosing once"
+        + (f"; measuring activations took {sum(seconds) / len(seconds):.1f} s a trial besides" if seconds else ""),
+    ]
+    if any(not entry.is_saved_model for entry in run.entries):
+        notes.append(
+            "bias not storable: a saved checkpoint lacks the output bias that the method adds, and scores as own"
+        )
+    for name, left_out in left_out_of_presets(run.entrants.contenders).items():
+        notes.append(f"{name} was measured on like the others, not by its own {', '.join(left_out)}")
+    return notes
+
+
+def _describe(settings: Settings, run: _Run, rows: Sequence[Row], notes: Sequence[str]) -> dict[str, Any]:
+    """Everything, without the folders of the user's files."""
+    scorer = run.bench.scorer
+    recipe = {name: value for name, value in public_settings(settings.recipe).items() if name != "data"}
+    return {
+        "model": run.bench.loaded.name,
+        "weights_sha256": run.bench.weights_sha256,
+        "command": settings.describe_command(),
+        "recipe": recipe,
+        "versions": find_versions(),
+        "machine": {"card": run.bench.card, "threads": torch.get_num_threads(), "cpus": os.cpu_count()},
+        "metric": scorer.metric.name,
+        "ranked_by": scorer.metric.ranked_by,
+        "scored_on": {**scorer.facts, "about": scorer.about},
+        "trials": [
+            {
+                "seed": trial.context.recipe.seed,
+                "calibration": asdict(trial.context.calibration.summary),
+                "seconds_measuring": trial.seconds_measuring(),
+            }
+            for trial in run.trials
+        ],
+        "dense": asdict(run.dense),
+        "skipped": dict(run.entrants.skipped),
+        "presets_left_out": left_out_of_presets(run.entrants.contenders),
+        "notes": list(notes),
+        "rows": describe_rows(rows),
+        "cells": [asdict(entry) for entry in run.entries],
+    }

@@ -1,0 +1,118 @@
+"""Who takes part: methods by name, and which of them can run on a model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from secateur.compare.settings import ALL, Settings
+from secateur.errors import InputError, unknown_name
+from secateur.methods import METHODS, Method, PruningContext, check_recipe
+from secateur.methods.contract import CHOOSING_SETTINGS, Allocation
+from secateur.models.gradients import find_target
+from secateur.recipe import PRESETS, Recipe
+
+EXTRA: Mapping[str, Mapping[str, Any]] = {"importance": {"method": "redundancy", "information": False}}
+"""Names beyond those of methods, and the settings that each stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A method under one allocation."""
+
+    name: str
+    """Its name in tables."""
+    allocation: Allocation
+    """How it spreads the neurons that stay over the networks."""
+
+    @property
+    def method(self) -> Method:
+        """Its entry in the table of methods."""
+        return METHODS[str(EXTRA.get(self.name, {"method": self.name})["method"])]
+
+    def recipe(self, measured: Recipe, keep: float) -> Recipe:
+        """The recipe of measurements, with its own way to choose; presets as far as they are about choosing."""
+        preset = {name: value for name, value in PRESETS.get(self.method.name, {}).items() if _is_about_choosing(name)}
+        chosen = {**preset, **EXTRA.get(self.name, {}), "method": self.method.name}
+        return measured.model_copy(update={**chosen, "allocation": self.allocation, "keep": keep})
+
+
+@dataclass(frozen=True, slots=True)
+class Entrants:
+    """Who takes part, and who does not."""
+
+    contenders: tuple[Contender, ...]
+    """In the order of the table of methods, or as asked for."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Why a method takes no part, by its name."""
+
+
+def find_entrants(settings: Settings) -> Entrants:
+    """The methods that were asked for, under each allocation that they define.
+
+    Raises:
+        InputError: a method is unknown, or one that was named has no such allocation or does not fit the settings.
+    """
+    known, found, skipped = [*METHODS, *EXTRA], [], {}
+    for name in known if settings.is_all else settings.methods:
+        if name not in known:
+            raise unknown_name("method", name, [*known, ALL])
+        for contender in _under_allocations(name, settings):
+            try:
+                check_recipe(contender.recipe(settings.recipe, settings.keeps[0]))
+                found.append(contender)
+            except InputError as error:
+                if not settings.is_all:
+                    raise
+                skipped[name] = str(error)
+    return Entrants(tuple(found), skipped)
+
+
+def keep_able(entrants: Entrants, context: PruningContext, settings: Settings) -> Entrants:
+    """Those that can run on the model and its calibration data.
+
+    Raises:
+        InputError: one that was named can't, or none is left.
+    """
+    found, skipped = [], dict(entrants.skipped)
+    for contender in entrants.contenders:
+        try:
+            _require_loss(contender, context)
+            found.append(contender)
+        except InputError as error:
+            if not settings.is_all:
+                raise InputError(f"{contender.name}: {error}") from None
+            skipped[contender.name] = str(error)
+    if not found:
+        raise InputError("none of the methods can run on this model and data")
+    return Entrants(tuple(found), skipped)
+
+
+def left_out_of_presets(contenders: tuple[Contender, ...]) -> dict[str, tuple[str, ...]]:
+    """By method, settings of its preset that a comparison does not heed, since all are measured in the same way."""
+    presets = {contender.method.name for contender in contenders} & set(PRESETS)
+    return {
+        name: tuple(key for key in PRESETS[name] if not _is_about_choosing(key) and key not in ("refit", "round_to"))
+        for name in sorted(presets)
+    }
+
+
+def _under_allocations(name: str, settings: Settings) -> list[Contender]:
+    wanted = [Contender(name, allocation) for allocation in settings.allocations]
+    if len(wanted) == 1:
+        return wanted
+    return [contender for contender in wanted if contender.allocation in contender.method.allocations]
+
+
+def _require_loss(contender: Contender, context: PruningContext) -> None:
+    """Raise InputError where the model has nothing to take gradients of, or the rows lack labels that are needed."""
+    needs = contender.method.needs
+    if "labels" in needs:
+        replace(context, recipe=contender.recipe(context.recipe, context.recipe.keep)).require_loss()
+    elif "gradients" in needs:
+        find_target(context.loaded.model)
+
+
+def _is_about_choosing(name: str) -> bool:
+    return name in CHOOSING_SETTINGS - {"refit"}

@@ -1,0 +1,275 @@
+"""From entries to what a reader sees: means, spreads, gaps, ranks and ties. Plain results in, plain results out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.compare.entries import Entry
+from secateur.compare.quality import Metric, Quality
+from secateur.evaluation.perplexity import compare_parts
+from secateur.paper.results import TIE_ERRORS, as_markdown
+
+MARKS = {"best": " *", "tied": " =", "": ""}
+MISSING = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One way to prune at one width, over all trials."""
+
+    keep: float
+    """Fraction that was asked for."""
+    quality: float
+    """Mean score; of perplexities exp(mean log-loss)."""
+    spread: float | None
+    """Standard deviation of the score over trials; None of a single one."""
+    gap: float
+    """Log-loss in nats a token less that before pruning, or score less that before pruning; mean over trials."""
+    gap_standard_error: float
+    """Of the gap for what was scored on: paired over windows or groups of rows, trials averaged first."""
+    gap_spread: float | None
+    """Standard deviation of the gap over trials; None of a single one."""
+    relative_ffn_flops: float
+    """FLOPs after / before, scope ffn, mean over trials."""
+    relative_model_flops: float
+    """FLOPs after / before, scope model, mean over trials."""
+    parameters: float
+    """Weights that are left, mean over trials."""
+    seconds_choosing: float
+    """Of one choice, mean over trials."""
+    peak_mb_choosing: float
+    """Of one choice, highest of the trials."""
+    mark: str
+    """"best" at this width, "tied" with the best, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to prune, at every width."""
+
+    method: str
+    """Its name."""
+    allocation: str
+    """How neurons are spread over the networks."""
+    correction: str
+    """What is done about removed neurons."""
+    is_saved_model: bool
+    """Whether a saved checkpoint would score the same; a row of another kind is never marked best."""
+    needs: tuple[str, ...]
+    """What the method is computed from."""
+    points: tuple[Point, ...]
+    """Narrowest first; a width that could not be run is missing."""
+
+    def at(self, keep: float) -> Point | None:
+        """The point at a width."""
+        return next((point for point in self.points if point.keep == keep), None)
+
+
+Way = tuple[str, str, str]
+"""Method, allocation and correction: one row."""
+Group = list[Entry]
+"""The entries of one way at one width, by trial."""
+
+
+def make_rows(entries: Sequence[Entry], dense: Quality, metric: Metric) -> list[Row]:
+    """One row for each way to prune, best at the smallest width first."""
+    ways: dict[Way, dict[float, Group]] = defaultdict(lambda: defaultdict(list))
+    for entry in sorted(entries, key=lambda entry: (entry.keep, entry.trial)):
+        ways[entry.method, entry.allocation, entry.correction][entry.keep].append(entry)
+    best = {keep: _find_best(ways, keep, metric) for keep in sorted({entry.keep for entry in entries})}
+    rows = [_make_row(way, by_keep, best, dense, metric) for way, by_keep in ways.items()]
+    smallest = min(best, default=0.0)
+
+    def rank(row: Row) -> tuple[float, bool, str, str]:
+        point = row.at(smallest)
+        badness = math.inf if point is None else metric.badness(point.quality)
+        return badness, point is None or point.mark != "best", row.method, row.correction
+
+    return sorted(rows, key=rank)
+
+
+def find_standing(group: Group, best: Group, metric: Metric) -> str:
+    """The mark of a way at a width: "best", "tied" within 2 paired standard errors of the best, or nothing."""
+    if group is best:
+        return "best"
+    if not group[0].is_saved_model:
+        return ""
+    difference, error = compare_groups(best, group, metric)
+    return "tied" if abs(difference) <= TIE_ERRORS * error else ""
+
+
+def compare_groups(first: Group, second: Group, metric: Metric) -> tuple[float, float]:
+    """How much higher the second scores, and the standard error of that, paired over what was scored on and trials."""
+    shared = {entry.trial for entry in first} & {entry.trial for entry in second}
+    one, two = ([entry for entry in group if entry.trial in shared] for group in (first, second))
+    differences = _values(two, metric) - _values(one, metric)
+    _, of_parts = compare_parts(_mean_parts(one), _mean_parts(two), one[0].weights)
+    of_trials = differences.std(ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return float(differences.mean()), math.hypot(of_parts, float(of_trials))
+
+
+def table_columns(rows: Sequence[Row], keeps: Sequence[float]) -> list[str]:
+    """Titles of the table's columns, widest first, with the relative FLOPs that are left in both scopes."""
+    found = [(keep, [point for row in rows if (point := row.at(keep)) is not None]) for keep in reversed(keeps)]
+    widths = [
+        f"keep {keep:g}: FLOPs {_range([point.relative_ffn_flops for point in points])} ffn, "
+        f"{_range([point.relative_model_flops for point in points])} model"
+        for keep, points in found
+    ]
+    return ["method", "allocation", "correction", *widths, "seconds", "MB", "needs"]
+
+
+def table_rows(rows: Sequence[Row], keeps: Sequence[float], metric: Metric) -> list[list[str]]:
+    """The table that is printed: quality and spread at each width, and what it costs."""
+    return [
+        [
+            row.method,
+            row.allocation,
+            row.correction,
+            *(show_point(row.at(keep), metric) for keep in reversed(keeps)),
+            f"{np.mean([point.seconds_choosing for point in row.points]):.1f}",
+            f"{max(point.peak_mb_choosing for point in row.points):.0f}",
+            ", ".join(row.needs) or "nothing",
+        ]
+        for row in rows
+    ]
+
+
+def gap_rows(rows: Sequence[Row], keeps: Sequence[float]) -> list[list[str]]:
+    """Gaps to the model before pruning, each with its paired standard error, and its spread over trials."""
+    return [
+        [row.method, row.allocation, row.correction, *(_show_gap(row.at(keep)) for keep in reversed(keeps))]
+        for row in rows
+    ]
+
+
+def show_point(point: Point | None, metric: Metric) -> str:
+    """A score with its spread and mark."""
+    if point is None:
+        return MISSING
+    spread = "" if point.spread is None else f" ± {metric.show(point.spread)}"
+    return metric.show(point.quality) + spread + MARKS[point.mark]
+
+
+def as_csv(entries: Sequence[Entry], dense: Quality, metric: Metric) -> str:
+    """One line for each entry."""
+    lines = [_csv_line(entry, dense, metric) for entry in entries]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def describe_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as plain values."""
+    return [asdict(row) for row in rows]
+
+
+def as_document(title: str, rows: Sequence[Row], keeps: Sequence[float], metric: Metric, notes: Sequence[str]) -> str:
+    """The tables and notes of a comparison, as Markdown."""
+    unit = "log-loss less that before pruning, nats a token" if metric.is_loss else f"{metric.name} less that before"
+    columns = table_columns(rows, keeps)
+    return "\n".join(
+        [
+            f"# {title}\n",
+            as_markdown(columns, table_rows(rows, keeps, metric)),
+            f"Gap: {unit}, ± its paired standard error (and its standard deviation over trials).\n",
+            as_markdown(columns[: 3 + len(keeps)], gap_rows(rows, keeps)),
+            *(f"- {note}" for note in notes),
+            "",
+        ]
+    )
+
+
+def _make_row(
+    way: Way, by_keep: dict[float, Group], best: dict[float, Group | None], dense: Quality, metric: Metric
+) -> Row:
+    first = next(iter(by_keep.values()))[0]
+    points = tuple(_make_point(group, best[keep], dense, metric) for keep, group in by_keep.items())
+    return Row(*way, first.is_saved_model, tuple(first.needs), points)
+
+
+def _make_point(group: Group, best: Group | None, dense: Quality, metric: Metric) -> Point:
+    values = _values(group, metric)
+    mean = float(values.mean())
+    _, error = compare_parts(dense.parts, _mean_parts(group), dense.weights)
+    return Point(
+        keep=group[0].keep,
+        quality=_exp(mean) if metric.is_loss else mean,
+        spread=_deviation([entry.scores[metric.name] for entry in group]),
+        gap=mean - dense.scores[metric.ranked_by],
+        gap_standard_error=error,
+        gap_spread=_deviation(values),
+        relative_ffn_flops=_mean([entry.relative_ffn_flops for entry in group]),
+        relative_model_flops=_mean([entry.relative_model_flops for entry in group]),
+        parameters=_mean([entry.parameters for entry in group]),
+        seconds_choosing=_mean([entry.seconds_choosing for entry in group]),
+        peak_mb_choosing=max(entry.peak_mb_choosing for entry in group),
+        mark="" if best is None else find_standing(group, best, metric),
+    )
+
+
+def _find_best(ways: dict[Way, dict[float, Group]], keep: float, metric: Metric) -> Group | None:
+    """The entries of the way whose mean is best among models that can be saved."""
+    groups = [by_keep[keep] for by_keep in ways.values() if keep in by_keep and by_keep[keep][0].is_saved_model]
+    return min(groups, key=lambda group: metric.badness(float(_values(group, metric).mean())), default=None)
+
+
+def _values(group: Group, metric: Metric) -> NDArray[np.float64]:
+    return np.array([entry.scores[metric.ranked_by] for entry in group])
+
+
+def _mean_parts(group: Group) -> list[float]:
+    means: list[float] = np.mean([entry.parts for entry in group], axis=0).tolist()
+    return means
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _range(values: Sequence[float]) -> str:
+    """The value, or lowest and highest where they differ."""
+    low, high = (f"{found:.2f}" for found in (min(values, default=0.0), max(values, default=0.0)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _deviation(values: Sequence[float] | NDArray[np.float64]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _show_gap(point: Point | None) -> str:
+    if point is None:
+        return MISSING
+    spread = "" if point.gap_spread is None else f" ({point.gap_spread:.4f})"
+    return f"{point.gap:+.4f} ± {point.gap_standard_error:.4f}{spread}"
+
+
+def _csv_line(entry: Entry, dense: Quality, metric: Metric) -> dict[str, Any]:
+    described = asdict(entry)
+    for name in ("scores", "parts", "weights", "figures", "widths", "needs"):
+        described.pop(name)
+    _, error = compare_parts(dense.parts, entry.parts, dense.weights)
+    return {
+        **described,
+        "correction": entry.correction,
+        **entry.scores,
+        "gap": entry.scores[metric.ranked_by] - dense.scores[metric.ranked_by],
+        "gap_standard_error": error,
+        "widths": " ".join(map(str, entry.widths)),
+        "needs": " ".join(entry.needs),
+    }

@@ -1,0 +1,191 @@
+"""What a feed-forward network adds to the residual stream, and to what it adds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secateur.errors import InputError
+from secateur.models.families import find_layers, find_residual
+from secateur.models.feedforward import FeedForward
+from secateur.models.loading import LoadedModel
+
+Reader = Callable[[int], "SubLayer"]
+"""Called with the number of a batch; what a network does in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubLayer:
+    """What one network does to n real tokens of a batch, pass after pass where layers share weights."""
+
+    activations: Tensor
+    """(n, K) float64, what the down projection reads."""
+    output: Tensor
+    """(n, H) float64, what the down projection gives, bias included."""
+    residual: Tensor
+    """(n, H) float64, what the output is added to; 0 in families where a norm comes between."""
+
+    @property
+    def total(self) -> Tensor:
+        """(n, H) float64, the output added to the residual."""
+        return self.output + self.residual
+
+
+@dataclass(frozen=True, slots=True)
+class NormalEquations:
+    """Sums over tokens for least squares from k activations z to targets y."""
+
+    moments: Tensor
+    """(k, k) float64 on the CPU, sum of z z^T."""
+    products: Tensor
+    """(k, H) float64 on the CPU, sum of z y^T."""
+
+
+def read_sublayer(
+    loaded: LoadedModel,
+    ffn: FeedForward,
+    batch: Mapping[str, Tensor],
+    *,
+    first_only: bool = False,
+    run: Callable[[], object] | None = None,
+) -> SubLayer:
+    """What a network does to the real tokens of a batch.
+
+    Args:
+        loaded: in evaluation mode; it is not changed.
+        ffn: a network of the model.
+        batch: keyword arguments of the forward pass.
+        first_only: leave out all but the first real token of each row.
+        run: runs the network's layer on the batch, where that is known how; None runs the model.
+
+    Cost:
+        A forward pass up to the network (the layers after it don't run), or what `run` takes.
+    """
+    model: Any = loaded.model
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in batch.items()}
+    extra = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    with torch.inference_mode(), _watched(loaded, ffn) as seen, suppress(_Reached):
+        run() if run is not None else model(**inputs, **extra)
+    if len(seen.outputs) != ffn.passes:
+        raise InputError(f"{ffn.path} ran {len(seen.outputs)} times in a forward pass, expected {ffn.passes}")
+    real = _find_real(ffn, inputs, seen.outputs[0][..., 0].numel(), first_only=first_only)
+    output = _join(seen.outputs, real)
+    return SubLayer(_join(seen.activations, real), output, _find_residual(loaded, seen, output, real))
+
+
+def sum_equations(
+    read_teacher: Reader,
+    read_student: Reader,
+    ffn: FeedForward,
+    kept: NDArray[np.int64],
+    batches: int,
+) -> NormalEquations:
+    """The equations for a down projection by which the student's sub-layer comes nearest to the teacher's.
+
+    The target is the teacher's total, less the student's residual, less the output bias.
+
+    Args:
+        read_teacher: the network in the model to come near to.
+        read_student: the network in the pruned model, all its neurons there.
+        ffn: the network, for its bias.
+        kept: (k,) sorted indices of the neurons that are left.
+        batches: how many there are.
+
+    Cost:
+        Two readings of each batch, and n k (k + H) multiply-adds, float64. Memory does not grow with the text.
+    """
+    moments = torch.zeros(len(kept), len(kept), dtype=torch.float64)
+    products = torch.zeros(len(kept), ffn.hidden_size, dtype=torch.float64)
+    for number in range(batches):
+        teacher, student = read_teacher(number), read_student(number)
+        left = student.activations[:, torch.from_numpy(kept).to(student.activations.device)]  # (n, k)
+        target = teacher.total - student.residual  # (n, H)
+        if ffn.has_output_bias:
+            target = target - ffn.output_bias().double()
+        moments += (left.T @ left).cpu()
+        products += (left.T @ target).cpu()
+    return NormalEquations(moments, products)
+
+
+class _Reached(Exception):  # noqa: N818 (no error)
+    """All passes of the network are over; the rest of the model need not run."""
+
+
+@dataclass
+class _Seen:
+    """What went by, one entry a pass."""
+
+    activations: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    ups: list[Tensor] = field(default_factory=list)
+    """Inputs of the up projection."""
+    layers: list[Tensor] = field(default_factory=list)
+    """Outputs of the transformer layer."""
+
+
+@contextmanager
+def _watched(loaded: LoadedModel, ffn: FeedForward) -> Iterator[_Seen]:
+    """Note what goes by, and stop the forward pass with `_Reached` after the last of it."""
+    seen, last = _Seen(), _find_layer(loaded, ffn)
+
+    def at_up(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.ups.append(args[0])
+
+    def at_down(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.activations.append(args[0])
+        seen.outputs.append(output)
+
+    def at_last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen.layers.append(output[0] if isinstance(output, tuple) else output)
+        if len(seen.outputs) == ffn.passes:
+            raise _Reached
+
+    handles = []
+    try:
+        handles.append(ffn.up.register_forward_pre_hook(at_up))
+        handles.append(ffn.down.register_forward_hook(at_down))
+        handles.append(last.register_forward_hook(at_last))
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _find_layer(loaded: LoadedModel, ffn: FeedForward) -> nn.Module:
+    """The transformer layer that a network is part of."""
+    layers = find_layers(loaded.model, loaded.family)
+    return next(layer for path, layer in layers if f"{ffn.path}.".startswith(f"{path}."))
+
+
+def _find_residual(loaded: LoadedModel, seen: _Seen, output: Tensor, real: Tensor) -> Tensor:
+    kind = find_residual(loaded.family, loaded.model.config)
+    if kind == "up input":
+        return _join(seen.ups, real)
+    if kind == "layer output":
+        return _join(seen.layers, real) - output
+    return torch.zeros_like(output)
+
+
+def _find_real(ffn: FeedForward, inputs: Mapping[str, Tensor], tokens: int, *, first_only: bool) -> Tensor:
+    """(tokens,) bool, those that are no padding, or the first such of each row."""
+    mask = inputs.get("decoder_attention_mask" if ffn.stack == "decoder" else "attention_mask")
+    rows = len(next(iter(inputs.values())))
+    real = torch.ones(rows, tokens // rows, dtype=torch.bool, device=ffn.device) if mask is None else mask.bool()
+    if real.numel() != tokens:
+        raise InputError(f"{tokens} activation rows came from a batch of {tuple(real.shape)} tokens")
+    if first_only:
+        real = real & (real.cumsum(dim=1) == 1)
+    return real.flatten()
+
+
+def _join(passes: Sequence[Tensor], real: Tensor) -> Tensor:
+    """(n, features) float64, real tokens of all passes; some models flatten (B, T) themselves."""
+    return torch.cat([values.reshape(-1, values.shape[-1])[real].double() for values in passes])

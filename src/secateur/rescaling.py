@@ -1,0 +1,139 @@
+"""One factor for each neuron that is left, by which layers come nearer to those of a less pruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import lsmr
+from torch import Tensor
+
+from secateur.calibration import Calibration
+from secateur.capture import Sampling
+from secateur.models.families import find_feedforwards
+from secateur.models.feedforward import FeedForward, keep_masks, masked
+from secateur.models.loading import LoadedModel
+from secateur.models.sublayers import SubLayer, read_sublayer, sum_equations
+from secateur.results import Progress, Update
+from secateur.walking import Walk, can_walk
+
+LARGEST = 10.0
+"""A factor further from 0 than this is not believed."""
+
+
+class Measurable(Protocol):
+    """What a rescaling looks at; a method's context has it all."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model; it is not changed."""
+
+    @property
+    def feedforwards(self) -> Sequence[FeedForward]:
+        """The networks, in order."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Batches of text."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """With "cls", only the first token of a row counts in an encoder's last network."""
+
+    @property
+    def progress(self) -> Progress:
+        """Told after each network."""
+
+
+def rescale(
+    context: Measurable, kept: Sequence[NDArray[np.int64]], teacher_kept: Sequence[NDArray[np.int64]]
+) -> list[Update]:
+    """The down projections of what is kept, each column times a factor m.
+
+    Network after network, those before it already rescaled, m is the damped least-squares solution of
+    sum_j m_j z_j W_j = teacher's sub-layer output - output bias - residual, over all real tokens. Residuals count where
+    the family's can be told (`Family.residual`), else theirs is taken as unchanged. All stops where a solution does not
+    converge or a factor exceeds 10: the networks from there on keep their weights.
+
+    Args:
+        context: a model, its networks and text.
+        kept: sorted indices of the neurons that stay, for each network.
+        teacher_kept: those of the teacher, a less pruned model.
+
+    Source:
+        Kwon et al., "A fast post-training pruning framework for transformers", NeurIPS 2022, section 4.3. Differs: it
+        rescales attention heads too, before the FFN of each layer.
+
+    Cost:
+        Two runs of each layer for the teacher and two for the student (where layers are shared or form two stacks, a
+        forward pass up to each network for both); n k (k + H) multiply-adds a network, float64.
+    """
+    teacher_masks, masks = keep_masks(context.feedforwards, teacher_kept), keep_masks(context.feedforwards, kept)
+    teacher, student = _Stream(context, teacher_masks), _Stream(context, masks)
+    for place, stay in enumerate(kept):
+        factors = _find_factors(context, place, stay, teacher, student)
+        if factors is None:
+            break
+        masks[place][torch.from_numpy(stay)] = factors.float()
+        context.progress("rescaling", place + 1, len(kept))
+    return [
+        Update((ffn.down_columns().cpu() * mask[:, None])[torch.from_numpy(stay)].to(ffn.dtype))
+        for ffn, mask, stay in zip(context.feedforwards, masks, kept, strict=True)
+    ]
+
+
+def solve_factors(system: Tensor, wanted: Tensor) -> Tensor | None:
+    """(k,) m = 1 + x with x = argmin |A x - (b - A 1)|^2 + |x|^2; None if it doesn't converge or is not to be believed.
+
+    Args:
+        system: (k, k) float64, A.
+        wanted: (k,) float64, b.
+    """
+    rest = wanted - system.sum(dim=1)
+    solution, reason, *_ = lsmr(system.numpy(), rest.numpy(), damp=1.0, maxiter=5 * len(rest))
+    factors = torch.from_numpy(solution) + 1
+    return factors if reason < 3 and float(factors.abs().max()) <= LARGEST else None  # 3 and above: gave up
+
+
+class _Stream:
+    """The model under masks, read network after network."""
+
+    def __init__(self, context: Measurable, masks: Sequence[Tensor]) -> None:
+        self._context, self._masks, self._ffn = context, masks, context.feedforwards[0]
+        self._walk = Walk(context.loaded, context.calibration.batches) if can_walk(context.loaded) else None
+
+    def go_to(self, ffn: FeedForward) -> None:
+        """Have `read` read this network, under the masks as they are now."""
+        self._ffn = ffn
+        if self._walk is not None:
+            with masked(self._context.feedforwards, self._masks):
+                self._walk.go_to(ffn)
+
+    def read(self, number: int) -> SubLayer:
+        """What the network does in a batch; of an encoder's last network perhaps the first tokens only."""
+        loaded, ffn = self._context.loaded, self._ffn
+        is_last = ffn.path == find_feedforwards(loaded.model, loaded.family)[-1].path and ffn.passes == 1
+        first_only = is_last and loaded.family.kind == "encoder" and self._context.sampling == "cls"
+        run = None if self._walk is None else partial(self._walk.run, number)
+        batch = self._context.calibration.batches[number]
+        with masked(self._context.feedforwards, self._masks):
+            return read_sublayer(loaded, ffn, batch, first_only=first_only, run=run)
+
+
+def _find_factors(
+    context: Measurable,
+    place: int,
+    stay: NDArray[np.int64],
+    teacher: _Stream,
+    student: _Stream,
+) -> Tensor | None:
+    ffn = context.feedforwards[place]
+    teacher.go_to(ffn)
+    student.go_to(ffn)
+    equations = sum_equations(teacher.read, student.read, ffn, stay, len(context.calibration.batches))
+    weight = ffn.down_columns().cpu().double()[torch.from_numpy(stay)]  # (k, H)
+    return solve_factors((weight @ weight.T) * equations.moments, (weight * equations.products).sum(dim=1))
