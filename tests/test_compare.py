@@ -394,6 +394,18 @@ class TestWhoTakesPart:
 
 
 class TestFiles:
+    def test_random_starts_that_were_asked_for_count_before_those_of_a_preset(self, place, tmp_path):
+        asked, plain = (settings_in(place, tmp_path, **more).recipe for more in ({"seeds": 3}, {}))
+        assert Contender("paper", "uniform").recipe(asked, 0.5).seeds == 3
+        assert Contender("paper", "uniform").recipe(plain, 0.5).seeds == PRESETS["paper"]["seeds"]
+        assert "--seeds 3" in settings_in(place, tmp_path, seeds=3).describe_command()
+
+    def test_what_makes_a_refit_poor_is_warned_of_where_there_is_one(self, place, tmp_path, monkeypatch):
+        monkeypatch.setattr(comparison, "find_refit_warnings", lambda context: ["few for a refit"])
+        told = {refit: compare(settings_in(place, tmp_path, refit=refit)).warnings for refit in ("on", "off")}
+        assert "few for a refit" in told["on"]
+        assert "few for a refit" not in told["off"]
+
     def test_csv_json_and_markdown_agree(self, place, tmp_path):
         result = compare(settings_in(place, tmp_path, methods="random,flap", trials=2))
         content = json.loads((tmp_path / "compare.json").read_text())

@@ -268,18 +268,14 @@ def carry_out(plan: PruningPlan, loaded: LoadedModel, *, in_place: bool) -> nn.M
 def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]:
     """What the user should know about a plan."""
     found = []
-    ffns, tokens = context.feedforwards, context.calibration.summary.tokens
+    ffns = context.feedforwards
     saturated = [str(place) for place, layer in enumerate(plan.layers) if layer.figures.get("saturated")]
     if saturated:
         found.append(
             f"the layer kernel is saturated in networks {', '.join(saturated)}: its widths say nothing there; "
             "try --kernel-width scott-scaled, or a number"
         )
-    if context.recipe.refit and 0 < tokens < 4 * ffns[0].width:
-        found.append(
-            f"{tokens:,} calibration tokens are few for a refit of {ffns[0].width} neurons; "
-            f"{16 * ffns[0].width:,} or more are better"
-        )
+    found += find_refit_warnings(context)
     if context.recipe.calibration_share is not None and context.loaded.family.kind == "decoder":
         found.append("packed text has no rows to take a share of: as much was read as --calibration-tokens allows")
     if context.recipe.threshold_percentile is not None and plan.method == "algorithm1":
@@ -310,6 +306,14 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
             "neurons up to the others' width: the neurons are gone, the files are no smaller"
         )
     return tuple(found)
+
+
+def find_refit_warnings(context: PruningContext) -> list[str]:
+    """What the user should know about a refit on the calibration text there is."""
+    tokens, width = context.calibration.summary.tokens, context.feedforwards[0].width
+    if not context.recipe.refit or not 0 < tokens < 4 * width:
+        return []
+    return [f"{tokens:,} calibration tokens are few for a refit of {width} neurons; {16 * width:,} or more are better"]
 
 
 class Clock:

@@ -25,6 +25,7 @@ from secateur.errors import InputError
 from secateur.information import use_threads
 from secateur.models.loading import LoadedModel, hash_weights, load_model
 from secateur.models.source import find_source
+from secateur.pipeline import find_refit_warnings
 from secateur.plots import require_matplotlib, write_plot
 from secateur.results import Progress, no_progress
 
@@ -148,6 +149,8 @@ def _report(settings: Settings, run: _Run) -> Comparison:
         files += write_plot(draw, folder / "compare", INCHES)
     except InputError as error:
         warnings.append(str(error))
+    if True in settings.refits:
+        warnings = [*find_refit_warnings(run.trials[0].context), *warnings]
     warnings = [*run.bench.loaded.warnings, *warnings]
     return Comparison(title, tuple(rows), metric, tuple(notes), tuple(warnings), content, tuple(files), settings.keeps)
 

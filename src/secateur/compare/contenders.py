@@ -32,8 +32,15 @@ class Contender:
         return METHODS[str(EXTRA.get(self.name, {"method": self.name})["method"])]
 
     def recipe(self, measured: Recipe, keep: float) -> Recipe:
-        """The recipe of measurements, with its own way to choose; presets as far as they are about choosing."""
-        preset = {name: value for name, value in PRESETS.get(self.method.name, {}).items() if _is_about_choosing(name)}
+        """The recipe of measurements, with its own way to choose.
+
+        Presets count as far as they are about choosing and leave open what was asked for.
+        """
+        preset = {
+            name: value
+            for name, value in PRESETS.get(self.method.name, {}).items()
+            if _is_about_choosing(name) and not (name == "seeds" and name in measured.model_fields_set)
+        }
         chosen = {**preset, **EXTRA.get(self.name, {}), "method": self.method.name}
         return measured.model_copy(update={**chosen, "allocation": self.allocation, "keep": keep})
 

@@ -56,7 +56,7 @@ class Bench:
     loaded: LoadedModel
     """The model."""
     training: TaskRows
-    """Rows that activations are measured on; their labels are not looked at."""
+    """Rows that activations are measured on; only methods that say so look at their labels."""
     validation: TaskRows
     """Rows that are scored on."""
 
@@ -66,13 +66,12 @@ class Bench:
         return round(float(np.mean([len(row["input_ids"]) for row in self.validation.inputs])))
 
     def calibration(self, share: float, least: int, seed: int) -> list[Batch]:
-        """Batches of training rows drawn at random."""
+        """Batches of training rows drawn at random, with their labels."""
         places = draw_rows(len(self.training), share, least, seed)
         lengths = [len(self.training.inputs[place]["input_ids"]) for place in places]
-        return [
-            self.training.batch([places[number] for number in group])
-            for group in batches_by_length(lengths, CALIBRATION_BATCH)
-        ]
+        groups = batches_by_length(lengths, CALIBRATION_BATCH)
+        chosen = [[places[number] for number in group] for group in groups]
+        return [{**self.training.batch(rows), "labels": self.training.labels[rows]} for rows in chosen]
 
 
 def tune_models(study: Study, progress: Progress) -> list[dict[str, Any]]:
