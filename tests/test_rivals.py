@@ -157,6 +157,15 @@ def test_the_representative_rank_is_that_of_a_plain_loop():
     assert rank_representatives(columns) == pytest.approx(c.diagonal())
 
 
+def test_kcm_multiplies_both_ranks_stretched_to_one():
+    context = open_on("bert", "kcm")
+    for place, layer in enumerate(METHODS["kcm"].plan(context)):
+        ranks = rank_representatives(context.down_columns(place).double().numpy())
+        norms = rows_of(context, place).square().sum(dim=0).sqrt().numpy()
+        both = [(values - values.min()) / np.ptp(values) for values in (ranks, norms)]
+        assert layer.kept.tolist() == top(both[0] * both[1])
+
+
 def plain_removals(moments, weight, count):
     """One removal at a time, both matrices rewritten each time."""
     inverse, weight, order = torch.linalg.inv(moments), weight.clone(), []

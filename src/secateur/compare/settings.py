@@ -22,6 +22,18 @@ ALLOCATIONS: Mapping[str, tuple[Allocation, ...]] = {
     **{name: (name,) for name in get_args(Allocation)},
     "both": get_args(Allocation),
 }
+NAMED_SETTINGS = (
+    "calibration",
+    "text_column",
+    "max_length",
+    "batch_size",
+    "ridge",
+    "seed",
+    "seeds",
+    "threads",
+    "dtype",
+)
+"""Settings of the recipe that a comparison can be given, besides calibration_tokens."""
 TOKENS = 8192
 """Tokens that a language model is scored on, unless said otherwise."""
 
