@@ -23,14 +23,24 @@ def shared_data():
     return Path(folder)
 
 
-@pytest.fixture(scope="session")
-def minilm():
-    """A real encoder: all-MiniLM-L6-v2, from PyPI."""
-    pytest.importorskip("importlib.util")
+def load_demo(name, **settings):
+    """A demo model from PyPI; the test is skipped where it is not installed."""
     from secateur.errors import InputError
     from secateur.models.loading import load_model
 
     try:
-        return load_model("minilm")
+        return load_model(name, **settings)
     except InputError as error:
         pytest.skip(f"needs the demo model: {error}")
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """A real encoder: all-MiniLM-L6-v2."""
+    return load_demo("minilm")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """A real language model: SmolLM2-135M-Instruct, in float32."""
+    return load_demo("smollm2", dtype="float32")

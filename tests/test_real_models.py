@@ -1,10 +1,12 @@
 """Real small models end to end."""
 
+from dataclasses import replace
+
 import pytest
 
 from secateur import prune
 from secateur.models.loading import load_model
-from secateur.scoring import compare_embeddings, score_embeddings
+from secateur.scoring import compare_embeddings, score_embeddings, score_text
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +30,16 @@ def test_pruned_minilm_still_agrees_with_people(minilm, pruned, shared_data, tmp
     assert pairs == 400
     assert dense > 0.8
     assert smaller > dense - 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["textpruner", "textpruner-self", "mask-tuning", "kprune", "llm-pruner"])
+def test_methods_with_gradients_beat_random_on_two_layers_of_a_language_model(name, smollm2):
+    settings = {"layers": "0-1", "keep": 0.5, "round_to": 1, "refit": False, "iterations": 2}
+    settings |= {"calibration_tokens": 2048, "max_length": 256}
+    perplexity = {}
+    for method in (name, "random"):
+        pruned = prune(smollm2.model, tokenizer=smollm2.tokenizer, method=method, **settings).model
+        score = score_text(replace(smollm2, model=pruned), None, tokens=1024, window=256)
+        perplexity[method] = score.perplexity.perplexity
+    assert perplexity[name] < perplexity["random"] / 2
