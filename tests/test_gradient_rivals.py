@@ -154,7 +154,7 @@ class TestSubLayers:
         return [values.reshape(-1, values.shape[-1])[real] for values in seen if values.ndim == 3]
 
     def is_same(self, read, total):
-        return read.shape == total.shape and torch.allclose(read.double(), total, atol=1e-4)
+        return read.shape == total.shape and torch.allclose(read, total, atol=1e-4)
 
     @pytest.mark.parametrize("case", ["gemma2", "gemma3_text"])
     def test_where_a_norm_comes_between_the_residual_is_left_out(self, case):

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Stage 1: every method that needs no labels, and llm-pruner, on SmolLM2-135M and WikiText-2. Goes on where it was stopped.
 set -euo pipefail
-text=(--calibration "$SECATEUR_DATA/wikitext2/validation.tokens.txt" --calibration-tokens 24576
-      --text "$SECATEUR_DATA/wikitext2/test.raw.txt" --tokens 8192 --window 512 --dtype bfloat16)
 out="${1:-out/compare}"
-secateur compare smollm2 --methods osscar,flap,wanda-sp,redundancy,importance,magnitude,minitron,llm-pruner,medoids,clusters,algorithm1,kcm,random \
-  --keep 0.9,0.8,0.6,0.4 --refit both --allocation both "${text[@]}" --out "$out/stage1"
-secateur compare smollm2 --methods random --keep 0.9,0.8,0.6,0.4 --refit both --trials 3 "${text[@]}" --out "$out/random"
+common=(--keep 0.9,0.8,0.6,0.4 --refit both --allocation both --calibration "$SECATEUR_DATA/wikitext2/validation.tokens.txt"
+        --calibration-tokens 24576 --text "$SECATEUR_DATA/wikitext2/test.raw.txt" --tokens 8192 --window 512 --dtype bfloat16)
+methods=osscar,flap,wanda-sp,redundancy,importance,magnitude,minitron,llm-pruner,medoids,clusters,algorithm1,kcm,random
+secateur compare smollm2 --methods random "${common[@]}" --trials 3 --out "$out/random"
+secateur compare smollm2 --methods "$methods" "${common[@]}" --out "$out/stage1"

@@ -70,7 +70,7 @@ def rescale(
 
     Cost:
         Two runs of each layer for the teacher and two for the student (where layers are shared or form two stacks, a
-        forward pass up to each network for both); n k (k + H) multiply-adds a network, float64.
+        forward pass up to each network for both); n k (k + H) multiply-adds a network.
     """
     teacher_masks, masks = keep_masks(context.feedforwards, teacher_kept), keep_masks(context.feedforwards, kept)
     teacher, student = _Stream(context, teacher_masks), _Stream(context, masks)

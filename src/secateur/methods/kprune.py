@@ -56,7 +56,7 @@ def plan_by_knowledge(context: PruningContext) -> tuple[LayerPlan, ...]:
 
     Cost:
         For each network a forward and a backward pass of the pruned model and a forward pass of the whole one, three
-        more forward passes (two only up to the network), and n k (k + H) multiply-adds, float64. A second copy of the
+        more forward passes (two only up to the network), and n k (k + H) multiply-adds. A second copy of the
         model in memory.
     """
     find_target(context.loaded.model)

@@ -26,15 +26,15 @@ class SubLayer:
     """What one network does to n real tokens of a batch, pass after pass where layers share weights."""
 
     activations: Tensor
-    """(n, K) float64, what the down projection reads."""
+    """(n, K) float32, what the down projection reads."""
     output: Tensor
-    """(n, H) float64, what the down projection gives, bias included."""
+    """(n, H) float32, what the down projection gives, bias included."""
     residual: Tensor
-    """(n, H) float64, what the output is added to; 0 in families where a norm comes between."""
+    """(n, H) float32, what the output is added to; 0 in families where a norm comes between."""
 
     @property
     def total(self) -> Tensor:
-        """(n, H) float64, the output added to the residual."""
+        """(n, H) float32, the output added to the residual."""
         return self.output + self.residual
 
 
@@ -100,7 +100,8 @@ def sum_equations(
         batches: how many there are.
 
     Cost:
-        Two readings of each batch, and n k (k + H) multiply-adds, float64. Memory does not grow with the text.
+        Two readings of each batch, and n k (k + H) multiply-adds, float32 within a batch. Memory does not grow with the
+        text.
     """
     moments = torch.zeros(len(kept), len(kept), dtype=torch.float64)
     products = torch.zeros(len(kept), ffn.hidden_size, dtype=torch.float64)
@@ -109,8 +110,8 @@ def sum_equations(
         left = student.activations[:, torch.from_numpy(kept).to(student.activations.device)]  # (n, k)
         target = teacher.total - student.residual  # (n, H)
         if ffn.has_output_bias:
-            target = target - ffn.output_bias().double()
-        moments += (left.T @ left).cpu()
+            target = target - ffn.output_bias()
+        moments += (left.T @ left).cpu()  # into float64
         products += (left.T @ target).cpu()
     return NormalEquations(moments, products)
 
@@ -187,5 +188,5 @@ def _find_real(ffn: FeedForward, inputs: Mapping[str, Tensor], tokens: int, *, f
 
 
 def _join(passes: Sequence[Tensor], real: Tensor) -> Tensor:
-    """(n, features) float64, real tokens of all passes; some models flatten (B, T) themselves."""
-    return torch.cat([values.reshape(-1, values.shape[-1])[real].double() for values in passes])
+    """(n, features) float32, real tokens of all passes; some models flatten (B, T) themselves."""
+    return torch.cat([values.reshape(-1, values.shape[-1])[real].float() for values in passes])
