@@ -123,15 +123,15 @@ class TestSubLayers:
 
     @pytest.mark.parametrize("case", sorted(set(tiny.CASES) - {"gemma2", "gemma3_text"}))
     def test_a_norm_reads_the_total_and_the_residual_is_not_the_networks_own_doing(self, case):
-        self.check(tiny.make_model(case))
+        self.check_sublayers(tiny.make_model(case))
 
     def test_norms_after_the_sum_are_told_by_the_config(self, monkeypatch):
         class_name, config_name, settings, weights = tiny.CASES["opt"]
         late = (class_name, config_name, {**settings, "do_layer_norm_before": False}, weights)
         monkeypatch.setitem(tiny.CASES, "opt", late)
-        self.check(tiny.make_model("opt"))
+        self.check_sublayers(tiny.make_model("opt"))
 
-    def check(self, model):
+    def check_sublayers(self, model):
         loaded, batch = wrap_model(model), tiny.make_inputs(model)
         for ffn in find_feedforwards(model, tiny.family_of(model)):
             found = read_sublayer(loaded, ffn, batch)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.options import with_recipe
+from secateur.cli.options import with_recipe, with_settings
 from secateur.cli.output import print_json, print_table, progress_on_stderr, say, warn
 from secateur.errors import InputError
 from secateur.recipe import Recipe
@@ -167,6 +167,17 @@ def paper_command(
 
 
 @app.command("compare")
+@with_settings(
+    "text_column",
+    "calibration_tokens",
+    "max_length",
+    "batch_size",
+    "ridge",
+    "seed",
+    "threads",
+    "device",
+    "dtype",
+)
 def compare_command(
     model: Model,
     *,
@@ -175,8 +186,6 @@ def compare_command(
     refit: Annotated[str, typer.Option(help="on: with Secateur's refit; off: as published; or both.")] = "both",
     allocation: Annotated[str, typer.Option(help="uniform, global or both (global where defined).")] = "uniform",
     calibration: Annotated[str | None, typer.Option(help=CALIBRATION_HELP)] = None,
-    text_column: Annotated[str | None, typer.Option(help="Its column or field in .jsonl, .tsv and .csv.")] = None,
-    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens of it a trial (default 32768).")] = None,
     text: Annotated[str | None, typer.Option(help="Text to score on (default: text that comes with Python).")] = None,
     tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of it to use (default 8192).")] = None,
     window: Annotated[
@@ -185,15 +194,9 @@ def compare_command(
     task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the task's data (default: GLUE from the hub).")] = None,
     trials: Annotated[int, typer.Option(help="Draws of calibration data, each with a seed of its own.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for results and finished cells.")] = Path("out/compare"),
-    seed: Annotated[int | None, typer.Option(help="Seed of the first trial (default 0).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Random starts of clusters (default 1) and paper* (500).")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (default: the model's).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads (default: as torch decides).")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens in a window or row to calibrate on.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows or rows in a forward pass (default 8).")] = None,
-    ridge: Annotated[float | None, typer.Option(help="As for prune (default 0.1).")] = None,
+    settings: dict[str, Any],
+    out: Annotated[Path, typer.Option(help="Folder for results and finished cells.")] = Path("out/compare"),
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -201,33 +204,17 @@ def compare_command(
     from secateur.compare.comparison import compare
     from secateur.compare.settings import make_settings
 
-    settings = make_settings(
-        model=model,
-        methods=methods,
-        keep=keep,
-        refit=refit,
-        allocation=allocation,
-        text=text,
-        tokens=tokens,
-        window=window,
-        task=task,
-        data=data,
-        calibration=calibration,
-        trials=trials,
-        folder=out,
-        text_column=text_column,
-        calibration_tokens=calibration_tokens,
-        seed=seed,
-        seeds=seeds,
-        dtype=dtype,
-        device=device,
-        threads=threads,
-        max_length=max_length,
-        batch_size=batch_size,
-        ridge=ridge,
-    )
+    asked: dict[str, Any] = {
+        "methods": methods,
+        "keep": keep,
+        "refit": refit,
+        "allocation": allocation,
+        "trials": trials,
+    }
+    scored: dict[str, Any] = {"text": text, "tokens": tokens, "window": window, "task": task, "data": data}
+    measured: dict[str, Any] = {"calibration": calibration, "seeds": seeds, **settings}
     with progress_on_stderr() as progress:
-        result = compare(settings, progress)
+        result = compare(make_settings(model=model, folder=out, **asked, **scored, **measured), progress)
     for warning in result.warnings:
         warn(warning)
     if as_json:
@@ -261,6 +248,7 @@ def evaluate_command(
     """Score MODEL: perplexity, embeddings against another model or people, size, FLOPs, latency."""
     from secateur import scoring
     from secateur.cli.reports import describe_profile, profile_rows
+    from secateur.cli.scores import describe_embeddings, describe_task, describe_text
     from secateur.models.loading import load_model
     from secateur.recipe import make_recipe
 
@@ -276,11 +264,11 @@ def evaluate_command(
             other = load_model(against, dtype=checked.dtype, device=checked.device) if against else None
             with progress_on_stderr() as progress:
                 if task is not None:
-                    more = _task_score(loaded, task, data, progress)
+                    more = describe_task(loaded, task, data, progress)
                 elif other is not None and not scoring.is_language_model(loaded):
-                    more = _embedding_score(loaded, other, text, progress)
+                    more = describe_embeddings(loaded, other, text, progress)
                 else:
-                    more = _text_score(loaded, text, tokens or 8192, window, stride, other, progress)
+                    more = describe_text(loaded, text, tokens or 8192, window, stride, other=other, progress=progress)
             content["score"] = more
             rows += [(name.replace("_", " "), str(value)) for name, value in more.items()]
         else:
@@ -396,30 +384,3 @@ def _print_dry_run(model: str, recipe: Recipe, *, as_json: bool) -> None:
         return
     print_table(f"{loaded.name}, dry run", ("", "value"), [(name, str(value)) for name, value in facts.items()])
     say("nothing was measured or written")
-
-
-def _text_score(
-    loaded: Any, text: str | None, tokens: int, window: int | None, stride: int | None, other: Any, progress: Any
-) -> dict[str, Any]:
-    from secateur.cli.reports import describe_text_score
-    from secateur.scoring import score_text
-
-    score = score_text(loaded, text, tokens=tokens, window=window, stride=stride, against=other, progress=progress)
-    return describe_text_score(score)
-
-
-def _embedding_score(loaded: Any, other: Any, text: str | None, progress: Any) -> dict[str, Any]:
-    from secateur.scoring import compare_embeddings
-
-    cosine, count = compare_embeddings(loaded, other, text, progress)
-    return {"mean_cosine": round(cosine, 6), "rows": count, "against": other.name}
-
-
-def _task_score(loaded: Any, task: str, data: Path | None, progress: Any) -> dict[str, Any]:
-    from secateur.scoring import EMBEDDINGS_TASK, score_embeddings, score_task
-
-    if task == EMBEDDINGS_TASK:
-        spearman, count = score_embeddings(loaded, data, progress)
-        return {"task": task, "spearman": round(spearman, 6), "pairs": count}
-    scores, count = score_task(loaded, task, data, progress)
-    return {"task": task, **{metric: round(value, 6) for metric, value in scores.items()}, "rows": count}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -27,13 +27,34 @@ def with_recipe(function: Callable[..., None]) -> Callable[..., None]:
         named = {name: value for name, value in settings.items() if value is not None}
         function(recipe=make_recipe({**from_file, **named}), **given)
 
-    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "recipe"]
-    fields = [_parameter(name, info) for name, info in Recipe.model_fields.items()]
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*own[:2], *fields, _recipe_parameter(), *own[2:]]
-    )
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    _sign(command, function, "recipe", [*_parameters(Recipe.model_fields), _recipe_parameter()])
     return command
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options for some fields of the recipe; it gets those that a call names, as `settings`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            named = {name: value for name in names if (value := given.pop(name)) is not None}
+            function(settings=named, **given)
+
+        _sign(command, function, "settings", _parameters(names))
+        return command
+
+    return decorate
+
+
+def _sign(command: Any, function: Callable[..., None], argument: str, options: Sequence[inspect.Parameter]) -> None:
+    """Make a command look like a function, with options where that has an argument."""
+    own = list(inspect.signature(function, eval_str=True).parameters.values())
+    place = [parameter.name for parameter in own].index(argument)
+    command.__signature__ = inspect.Signature([*own[:place], *options, *own[place + 1 :]])
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+
+
+def _parameters(names: Iterable[str]) -> list[inspect.Parameter]:
+    return [_parameter(name, Recipe.model_fields[name]) for name in names]
 
 
 def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
