@@ -11,6 +11,7 @@ ORDER = [
     "errors",
     "results",
     "recipe",
+    "tables",
     "information",
     "selection",
     "models",

@@ -370,7 +370,7 @@ def _print_listing(title: str, columns: tuple[str, ...], rows: Sequence[tuple[st
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        print_table(title, columns, rows, figures=False)
+        print_table(title, columns, rows)
 
 
 def _print_dry_run(model: str, recipe: Recipe, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from secateur.results import Progress as Report
+from secateur.tables import find_figures
 
 PLAIN_WIDTH = 140
 """Columns to lay tables out in where there is no terminal."""
@@ -26,12 +27,12 @@ def make_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> None:
-    """A table on stdout; the columns after the first are figures, aligned right, or else text."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, figures aligned right."""
     console = make_console()
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if figures and place else "left", overflow="fold")
+    for column, is_figures in zip(columns, find_figures(columns, rows), strict=True):
+        table.add_column(column, justify="right" if is_figures else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace("[", r"\[") for cell in row))
     console.print(table)

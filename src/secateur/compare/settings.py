@@ -90,17 +90,7 @@ class Settings:
         else:
             words += ["--task", self.task] + ([] if self.data is None else ["--data", self.data.name])
         words += ["--trials", str(self.trials), "--calibration-tokens", str(self.recipe.calibration_tokens)]
-        for name in (
-            "calibration",
-            "text_column",
-            "max_length",
-            "batch_size",
-            "ridge",
-            "seed",
-            "seeds",
-            "threads",
-            "dtype",
-        ):
+        for name in NAMED_SETTINGS:
             value = getattr(self.recipe, name)
             if value != Recipe.model_fields[name].default:
                 words += ["--" + name.replace("_", "-"), _last_part(str(value))]

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from secateur.compare.entries import Entry
 from secateur.compare.quality import Metric, Quality
-from secateur.evaluation.perplexity import compare_parts
-from secateur.paper.results import TIE_ERRORS, as_markdown
+from secateur.evaluation.perplexity import TIE_ERRORS, compare_parts
+from secateur.tables import MISSING, as_markdown
 
 MARKS = {"best": " *", "tied": " =", "": ""}
-MISSING = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ def table_columns(rows: Sequence[Row], keeps: Sequence[float]) -> list[str]:
     """Titles of the table's columns, widest first, with the relative FLOPs that are left in both scopes."""
     found = [(keep, [point for row in rows if (point := row.at(keep)) is not None]) for keep in reversed(keeps)]
     widths = [
-        f"keep {keep:g}: FLOPs {_range([point.relative_ffn_flops for point in points])} ffn, "
+        f"keep {keep:g}\nFLOPs {_range([point.relative_ffn_flops for point in points])} ffn\n"
         f"{_range([point.relative_model_flops for point in points])} model"
         for keep, points in found
     ]

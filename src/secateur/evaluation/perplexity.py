@@ -13,6 +13,9 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.results import Progress, no_progress
 
+TIE_ERRORS = 2.0
+"""Standard errors of a paired difference within which two models are told to be equally good."""
+
 
 @dataclass(frozen=True, slots=True)
 class PerplexityScore:

@@ -22,7 +22,7 @@ from secateur.paper.bench import (
     tune_models,
     width_at,
 )
-from secateur.paper.results import Document, as_markdown
+from secateur.paper.results import Document
 from secateur.paper.study import Study, run_cells
 from secateur.paper.variants import (
     ALPHA_VARIANTS,
@@ -33,6 +33,7 @@ from secateur.paper.variants import (
     find_variants,
 )
 from secateur.results import Progress
+from secateur.tables import as_markdown
 from secateur.tasks import TASKS
 
 PAIRS_WIDTH: WidthRule = "scott-scaled"

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score
 
+from secateur.evaluation.perplexity import TIE_ERRORS
 from secateur.tasks import TASKS, Metric
 
 SIGNAL_SPREADS = 3.0
 """A dense score less than so many seed spreads above its floor says nothing about pruning."""
-TIE_ERRORS = 2.0
-"""Standard errors of a paired difference within which two methods are told to be equal."""
 Values = NDArray[np.float64]
 
 
@@ -73,9 +72,3 @@ def mean_and_spread(values: Sequence[float] | Values, digits: int = 3) -> str:
     if len(values) < 2:
         return f"{np.mean(values):.{digits}f}"
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
-
-
-def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others figures."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

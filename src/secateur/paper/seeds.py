@@ -13,10 +13,11 @@ from secateur.cells import Cell
 from secateur.methods.clusters import draw_candidates, rate_candidates
 from secateur.models.feedforward import masked
 from secateur.paper.bench import Variant, make_cell, open_bench, open_pruning, score, tune_models, width_at
-from secateur.paper.results import Document, as_markdown
+from secateur.paper.results import Document
 from secateur.paper.study import CANDIDATES, RELATIVE_FLOPS, Study, run_cells
 from secateur.paper.variants import LITERAL, SCALED
 from secateur.results import Progress
+from secateur.tables import as_markdown
 from secateur.tasks import TASKS
 
 TASK = "mrpc"

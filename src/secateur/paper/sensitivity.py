@@ -20,12 +20,13 @@ from secateur.evaluation.perplexity import evaluate_perplexity
 from secateur.methods import find_method
 from secateur.models.loading import LoadedModel, hash_weights, load_model
 from secateur.paper.bench import Variant, make_cell, open_bench, score, tune_models
-from secateur.paper.results import Document, as_markdown, find_floor
+from secateur.paper.results import Document, find_floor
 from secateur.paper.study import Study, run_cells
 from secateur.paper.variants import SENSITIVITY_VARIANTS
 from secateur.pipeline import as_plan, carry_out, find_width, open_context
 from secateur.recipe import make_recipe
 from secateur.results import Progress
+from secateur.tables import as_markdown
 from secateur.tasks import TASKS
 from secateur.texts import open_texts
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from secateur.cells import Cell
 from secateur.paper.bench import Variant, make_cell, open_bench, prune_and_score, tune_models, width_at
-from secateur.paper.results import Document, Values, as_markdown, find_floor, has_signal, is_tie, mean_and_spread
+from secateur.paper.results import Document, Values, find_floor, has_signal, is_tie, mean_and_spread
 from secateur.paper.study import RELATIVE_FLOPS, Study, run_cells
 from secateur.paper.variants import TABLE_VARIANTS, find_variants
 from secateur.results import Progress
+from secateur.tables import as_markdown
 from secateur.tasks import TASKS, read_examples
 
 PAPER_ROWS: Mapping[str, tuple[int, int]] = {
