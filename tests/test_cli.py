@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from secateur.cli import run
+from secateur.cli.output import progress_on_stderr
 from secateur.recipe import Recipe
 
 FAST = ["--keep", "0.5", "--round-to", "1", "--calibration-tokens", "600", "--max-length", "64", "--kernel-rows", "64"]
@@ -233,3 +234,12 @@ def test_stopping_it_leaves_nothing(checkpoint, tmp_path, number, code):
     assert "stopped by signal" in err
     assert "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["big.txt", "model"]
+
+
+def test_long_phases_tell_how_far_they_are_where_there_is_no_terminal(capsys, monkeypatch):
+    clock = iter([0.0, 30.0, 61.0, 70.0, 90.0])
+    monkeypatch.setattr("secateur.cli.output.time.perf_counter", lambda: next(clock))
+    with progress_on_stderr() as report:
+        for done in range(5):
+            report("scoring", done, 4)
+    assert capsys.readouterr().err.splitlines() == ["scoring: 2 of 4, 61 s", "scoring: 4 of 4, 90 s"]

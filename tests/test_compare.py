@@ -19,7 +19,7 @@ from secateur.compare.costs import Ledger, MemoryWatch, watch_memory
 from secateur.compare.entries import BIAS_NOT_STORABLE, Entry
 from secateur.compare.quality import Metric, Quality, split_score
 from secateur.compare.settings import make_settings
-from secateur.compare.tables import compare_groups, make_rows
+from secateur.compare.tables import compare_groups, gap_rows, make_rows
 from secateur.compare.trials import Bench, Trial, biased
 from secateur.errors import InputError
 from secateur.evaluation.perplexity import evaluate_perplexity
@@ -66,6 +66,10 @@ def as_plain(content):
     return json.loads(json.dumps(content))
 
 
+def cell_name(path):
+    return path.stem.removeprefix("trial-0-").rsplit("-", 1)[0]
+
+
 def poison(monkeypatch, *targets):
     for target in targets:
         monkeypatch.setattr(target, lambda *args, **given: pytest.fail("this should not have been called"))
@@ -87,7 +91,7 @@ class TestResuming:
     def test_missing_damaged_and_differing_cells_alone_are_run(self, place, tmp_path, monkeypatch):
         settings = settings_in(place, tmp_path, methods="random,flap")
         first, scored, real = compare(settings), [], quality.evaluate_perplexity
-        cells = {path.stem.removeprefix("trial-0-"): path for path in (tmp_path / "cells").glob("*.json")}
+        cells = {cell_name(path): path for path in (tmp_path / "cells").glob("*.json")}
         cells["random-uniform-0.5-refit"].unlink()
         cells["flap-uniform-0.5-bias-not-storable"].unlink()
         cells["random-uniform-0.25-published"].write_text("{")
@@ -103,14 +107,16 @@ class TestResuming:
 
     @pytest.mark.parametrize("changed", [{"tokens": 250}, {"window": 60}, {"ridge": 0.2}, {"seed": 1}])
     def test_a_cell_counts_only_for_what_its_result_depends_on(self, place, tmp_path, changed):
-        compare(settings_in(place, tmp_path, methods="random", keep="0.5"))
+        first = compare(settings_in(place, tmp_path, methods="random", keep="0.5"))
         before = {path: path.read_text() for path in (tmp_path / "cells").glob("trial-0-random*.json")}
-        compare(settings_in(place, tmp_path, methods="random", keep="0.5", **changed))
-        assert len(before) == 2
-        assert all(path.read_text() != text for path, text in before.items())
+        other = compare(settings_in(place, tmp_path, methods="random", keep="0.5", **changed))
+        after = {path: path.read_text() for path in (tmp_path / "cells").glob("trial-0-random*.json")}
+        assert as_plain(other.content["cells"]) != as_plain(first.content["cells"])
+        assert (len(before), len(after)) == (2, 4)
+        assert before.items() <= after.items()  # a return to the first settings finds its cells
 
     def test_new_rows_of_a_task_are_scored_anew(self, place, tmp_path):
-        settings = settings_in(place, tmp_path, "bert", task="sst2", methods="random", data=tmp_path)
+        settings = settings_in(place, tmp_path / "out", "bert", task="sst2", methods="random", data=tmp_path)
         write_task(tmp_path, "sst2", {"train": flowers(120), "validation": flowers(40)})
         first = compare(settings)
         write_task(tmp_path, "sst2", {"train": flowers(120), "validation": flowers(40)[::-1][:30]})
@@ -170,6 +176,7 @@ class TestFigures:
         before = measure_size(load_model(str(place / "llama")).model, tiny.FAMILIES["llama"])
         uneven = [entry for entry in entries_of(result, allocation="global") if len(set(entry["widths"])) > 1]
         assert uneven
+        assert any(note.startswith("global: FLOPs count the neurons that are kept") for note in result.notes)
         for entry in result.content["cells"]:
             assert sum(entry["widths"]) == 2 * round(24 * entry["keep"])
             assert entry["relative_ffn_flops"] == pytest.approx(entry["keep"])
@@ -270,6 +277,13 @@ class TestRanking:
         entries = [make_entry(1.0, variant="dream"), make_entry(2.0)]
         rows = make_rows(entries, Quality({"log_loss_nats": 1.0}, [1.0], [1]), PERPLEXITY)
         assert [(row.is_saved_model, row.points[0].mark) for row in rows] == [(False, ""), (True, "best")]
+
+    def test_one_window_tells_nothing_apart(self):
+        entries = [make_entry(1.0), make_entry(1.5, method="b"), make_entry(float("nan"), method="c")]
+        rows = make_rows(entries, Quality({"log_loss_nats": 1.0}, [1.0], [1]), PERPLEXITY)
+        assert [(row.method, row.points[0].mark) for row in rows] == [("a", "best"), ("b", "tied"), ("c", "")]
+        assert rows[1].points[0].gap_standard_error is None
+        assert gap_rows(rows, (0.5,))[1][3] == "+0.5000 ± unknown"
 
     def test_errors_of_windows_and_of_trials_both_count(self):
         first = [make_entry(1.0, trial=0, parts=[1.0, 1.0]), make_entry(1.0, trial=1, parts=[1.0, 1.0])]
@@ -474,6 +488,8 @@ class TestCommand:
             (["--task", "mrpc", "--data", "{data}"], "no mrpc/validation.tsv in"),
             (["--task", "sst2", "--data", "nowhere"], "data must be a folder, got nowhere"),
             (["--task", "stsb-embeddings"], "task stsb-embeddings needs --data"),
+            (["--out", "{data}/sst2/train.tsv"], "out must be a folder, got the file"),
+            (["--out", "{data}/sst2"], "holds files that are not a comparison's"),
             (["--data", "{data}"], "--data is for the files of a --task"),
             (["--text", "nope.txt"], "got nothing there"),
             (["--calibration", "nope.txt"], "got nothing there"),

@@ -467,7 +467,7 @@ class TestAll:
     def test_labels_are_asked_for_only_where_they_are_needed(self, name):
         context = self.open(name, batches=unlabelled("bert"), iterations=2)
         if name in LABELLED:
-            with pytest.raises(InputError, match=f"method '{name}' needs labelled rows; calibrate with --task NAME"):
+            with pytest.raises(InputError, match=f"method '{name}' needs labelled rows; calibrate on them"):
                 plan(context)
         else:
             assert all(layer.width == WIDTH for layer in plan(context))

@@ -4,7 +4,7 @@ from secateur.tables import as_markdown, find_figures
 
 
 def test_a_column_is_figures_where_every_cell_begins_with_a_digit_or_is_empty():
-    rows = [["flap", "12.3 *", "-", "", "2 of 3"], ["random", "-0.1 ± 0.2", "+1.5", "", "none"]]
+    rows = [["flap", "<0.1 *", "-", "", "2 of 3"], ["random", "-0.1 ± 0.2", "+1.5", "", "none"]]
     assert find_figures(["method", "score", "gap", "remark", "share"], rows) == [False, True, True, False, False]
 
 

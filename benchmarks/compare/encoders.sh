@@ -4,17 +4,17 @@ set -euo pipefail
 out="${1:-out/compare}"
 label_free=random,magnitude,minitron,wanda-sp,flap,osscar,kcm,redundancy,importance,medoids,clusters,algorithm1
 all="$label_free,llm-pruner,textpruner,textpruner-self,mask-tuning,kprune"
-common=(--keep 0.6,0.4 --refit both --allocation both --calibration-tokens 24576 --trials 3 --data "$SECATEUR_DATA")
-
-secateur compare minilm --methods "$label_free" --task stsb-embeddings "${common[@]}" \
-  --calibration "$SECATEUR_DATA/sst2/train.tsv" --text-column sentence --out "$out/minilm-stsb"
-
-[ -d "$out/models/minilm-sst2" ] || secateur finetune minilm sst2 "$out/models/minilm-sst2" --data "$SECATEUR_DATA" \
-  --max-rows 20000 --epochs 2
-secateur compare "$out/models/minilm-sst2" --methods "$all" --task sst2 "${common[@]}" --out "$out/minilm-sst2"
+common=(--keep 0.6,0.4 --refit both --allocation both --calibration-tokens 24576 --data "$SECATEUR_DATA")
 
 for task in sst2 stsb mrpc qnli; do
   [ -d "$out/models/tiny-$task" ] || secateur finetune "$SECATEUR_MODELS/bert-tiny-base" "$task" "$out/models/tiny-$task" \
     --data "$SECATEUR_DATA" --freeze-embeddings
-  secateur compare "$out/models/tiny-$task" --methods "$all" --task "$task" "${common[@]}" --out "$out/tiny-$task"
+  secateur compare "$out/models/tiny-$task" --methods "$all" --task "$task" "${common[@]}" --trials 3 --out "$out/tiny-$task"
 done
+
+secateur compare minilm --methods "$label_free" --task stsb-embeddings "${common[@]}" --trials 2 \
+  --calibration "$SECATEUR_DATA/sst2/train.tsv" --text-column sentence --out "$out/minilm-stsb"
+
+[ -d "$out/models/minilm-sst2" ] || secateur finetune minilm sst2 "$out/models/minilm-sst2" --data "$SECATEUR_DATA" \
+  --max-rows 20000 --epochs 1
+secateur compare "$out/models/minilm-sst2" --methods "$all" --task sst2 "${common[@]}" --trials 2 --out "$out/minilm-sst2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Cell:
     """One piece of work."""
 
     name: str
-    """A file name, without its ending; unique within its folder."""
+    """What it is called, unique within its folder among cells of the same settings."""
     settings: Mapping[str, Any]
     """All that its result depends on, as plain values."""
 
@@ -26,11 +27,17 @@ class Cell:
         stored: dict[str, Any] = json.loads(json.dumps({**self.settings, "revision": REVISION}))
         return stored
 
+    @property
+    def file_name(self) -> str:
+        """Its name and the start of a hash of its settings, so that results of other settings stay beside it."""
+        digest = hashlib.sha256(json.dumps(self.as_stored(), sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{digest[:8]}.json"
+
 
 def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
     """The result of a cell that was finished with the same settings; None where there is none, or a broken file."""
     try:
-        stored = json.loads((folder / f"{cell.name}.json").read_text(encoding="utf-8"))
+        stored = json.loads((folder / cell.file_name).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(stored, dict) or stored.get("settings") != cell.as_stored():
@@ -41,7 +48,7 @@ def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 def write_cell(folder: Path, cell: Cell, result: Mapping[str, Any]) -> None:
     """Keep the result of a finished cell."""
-    write_json(folder / f"{cell.name}.json", {"settings": cell.as_stored(), "result": dict(result)})
+    write_json(folder / cell.file_name, {"settings": cell.as_stored(), "result": dict(result)})
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -19,7 +19,7 @@ from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
 from secateur.encoding import Batch
 from secateur.errors import InputError
 from secateur.information import use_threads
-from secateur.methods import PruningContext, check_recipe, find_method
+from secateur.methods import PruningContext, check_context, check_recipe, find_method
 from secateur.models.cutting import apply, cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
@@ -159,6 +159,7 @@ def prune(
             loaded = _load(model, tokenizer, recipe)
         progress("reading the model", 1, 1)
         context = open_context(loaded, calibration, recipe, progress)
+        check_context(context)
         with clock.phase("measuring activations"):
             _ = context.statistics
         plan = make_plan(context, clock)

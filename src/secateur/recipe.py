@@ -62,7 +62,7 @@ class Recipe(BaseModel):
     calibration_skip: int = _bounded(0, "a whole number of at least 0", ge=0)
     """Tokens of calibration text to pass over first."""
     task: str | None = None
-    """Measure on the training rows of this task, drawn at random, instead of text: sst2, stsb, mrpc, qqp or qnli."""
+    """Measure on the labelled training rows of this task, drawn at random, not on text: sst2, stsb, mrpc, qqp, qnli."""
     data: str | None = None
     """Folder with TASK/train.tsv (default: GLUE from the hub)."""
     calibration_share: float | None = _bounded(None, "in (0, 1]", gt=0, le=1)

@@ -22,4 +22,4 @@ def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_figure(cell: str) -> bool:
-    return cell in ("", MISSING) or cell.lstrip("+-*~")[:1].isdigit()
+    return cell in ("", MISSING) or cell.lstrip("+-<")[:1].isdigit()

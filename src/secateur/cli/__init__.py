@@ -9,15 +9,20 @@ from typing import Any
 
 from secateur.errors import SecateurError, Stopped
 
+RESUMABLE = ("compare", "finetune", "paper")
+"""Commands that go on where they were stopped."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and leave with the exit code of what happened: 0, 1 failed, 2 the caller's mistake, 130, 143."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = run(sys.argv[1:] if arguments is None else arguments)
+        code = run(words)
     except Stopped as stopped:
-        sys.stderr.write(f"stopped: {stopped}\n")
+        hint = "; what is finished is kept, and the same command goes on from there" if words[0] in RESUMABLE else ""
+        sys.stderr.write(f"{stopped}{hint}\n")
         code = stopped.exit_code
     sys.exit(code)
 

@@ -17,6 +17,8 @@ from rich.table import Table
 from secateur.results import Progress as Report
 from secateur.tables import find_figures
 
+SECONDS_BETWEEN_LINES = 60.0
+"""Time after which a phase that is not over tells how far it is, where there is no terminal."""
 PLAIN_WIDTH = 140
 """Columns to lay tables out in where there is no terminal."""
 
@@ -55,7 +57,7 @@ def warn(text: str, *, label: str = "warning") -> None:
 
 @contextmanager
 def progress_on_stderr() -> Iterator[Report]:
-    """A progress callback: bars on a terminal, else a line when a phase is done."""
+    """A progress callback: bars on a terminal, else lines after each minute and when a phase is done."""
     console = make_console(stderr=True)
     if not console.is_terminal:
         yield _line_reporter(console)
@@ -75,11 +77,15 @@ def progress_on_stderr() -> Iterator[Report]:
 
 def _line_reporter(console: Console) -> Report:
     started: dict[str, float] = {}
+    told: dict[str, float] = {}
 
     def report(phase: str, done: int, total: int) -> None:
         now = time.perf_counter()
-        started.setdefault(phase, now)
+        begun = started.setdefault(phase, now)
+        if done == total or now - told.setdefault(phase, begun) >= SECONDS_BETWEEN_LINES:
+            told[phase] = now
+            console.print(f"{phase}: {done} of {total}, {now - begun:.0f} s", markup=False)
         if done == total:
-            console.print(f"{phase}: {total} of {total}, {now - started.pop(phase):.0f} s", markup=False)
+            del started[phase], told[phase]
 
     return report

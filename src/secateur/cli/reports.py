@@ -158,7 +158,8 @@ def describe_text_score(score: TextScore) -> dict[str, Any]:
         content["perplexity_against"] = round(score.other.perplexity, 4)
         content["perplexity_ratio"] = round(score.perplexity.perplexity / score.other.perplexity, 4)
         content["gap_nats"] = round(score.gap.nats, 6)
-        content["gap_standard_error_nats"] = round(score.gap.standard_error_nats, 6)
+        error = score.gap.standard_error_nats
+        content["gap_standard_error_nats"] = None if error is None else round(error, 6)
     return content
 
 

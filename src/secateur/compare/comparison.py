@@ -18,7 +18,7 @@ from secateur.compare.costs import watch_memory
 from secateur.compare.entries import Entry
 from secateur.compare.plot import INCHES, draw_comparison
 from secateur.compare.quality import Metric, Quality, open_scorer
-from secateur.compare.settings import Settings, check_data
+from secateur.compare.settings import CELLS, Settings, check_data
 from secateur.compare.tables import Row, as_csv, as_document, describe_rows, make_rows, table_columns, table_rows
 from secateur.compare.trials import Bench, Job, Trial, open_trials
 from secateur.errors import InputError
@@ -96,7 +96,7 @@ def compare(settings: Settings, progress: Progress = no_progress) -> Comparison:
 
 
 def _run(settings: Settings, entrants: Entrants, loaded: LoadedModel, progress: Progress) -> _Run:
-    bench = Bench(loaded, open_scorer(settings, loaded), hash_weights(loaded.model), settings.folder / "cells")
+    bench = Bench(loaded, open_scorer(settings, loaded), hash_weights(loaded.model), settings.folder / CELLS)
     recipes = [settings.trial_recipe(number) for number in range(settings.trials)]
     with watch_memory() as watch:
         trials = open_trials(bench, recipes, watch, progress)
@@ -145,7 +145,7 @@ def _report(settings: Settings, run: _Run) -> Comparison:
     try:
         require_matplotlib()
         dense = run.dense.scores[metric.name]
-        draw = partial(draw_comparison, rows=rows, dense=dense, metric=metric)
+        draw = partial(draw_comparison, title=title, rows=rows, dense=dense, metric=metric)
         files += write_plot(draw, folder / "compare", INCHES)
     except InputError as error:
         warnings.append(str(error))
@@ -166,9 +166,11 @@ def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
         f"{metric.name}, {metric.direction}; before pruning {metric.show(run.dense.scores[metric.name])}; scored on "
         f"{run.bench.scorer.about}",
         f"calibrated on {read.tokens:,} tokens in {read.rows:,} rows a trial of {read.source}; {trials}; on {card}",
-        "the best model that can be saved is marked *, those within 2 standard errors of it =, paired over windows or "
-        "rows" + (" and over trials; ± standard deviation over trials" if len(seeds) > 1 else ""),
-        "correction: refit is Secateur's, own is the method's as published; FLOPs are relative to those before pruning",
+        f"sorted at keep {settings.keeps[0]:g}; the best model that can be saved is marked *, those that can't be told "
+        "from it (within 2 standard errors, paired over windows or rows"
+        + (" and over trials) =; ± standard deviation over trials" if len(seeds) > 1 else ") ="),
+        "correction: refit is Secateur's, own is the method's as published, none where it has none; FLOPs are relative "
+        "to those before pruning",
         "seconds (mean) and MB (most) are for choosing once"
         + (f"; measuring activations took {sum(seconds) / len(seconds):.1f} s a trial besides" if seconds else ""),
     ]
@@ -176,6 +178,13 @@ def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
         notes.append(
             "bias not storable: a saved checkpoint lacks the output bias that the method adds, and scores as own"
         )
+    if any(entry.allocation == "global" for entry in run.entries):
+        notes.append(
+            "global: FLOPs count the neurons that are kept; a checkpoint has one width, so its narrower networks are "
+            "padded with zero neurons, and its files and FLOPs are those of the widest"
+        )
+    if len(run.dense.parts) < 2:
+        notes.append("scored as one window: no standard errors, so nothing can be told from the best; give more text")
     for name, left_out in left_out_of_presets(run.entrants.contenders).items():
         notes.append(f"{name} was measured on like the others, not by its own {', '.join(left_out)}")
     return notes

@@ -8,9 +8,8 @@ from typing import Any
 
 from secateur.compare.settings import ALL, Settings
 from secateur.errors import InputError, unknown_name
-from secateur.methods import METHODS, Method, PruningContext, check_recipe
+from secateur.methods import METHODS, Method, PruningContext, check_context, check_recipe
 from secateur.methods.contract import CHOOSING_SETTINGS, Allocation
-from secateur.models.gradients import find_target
 from secateur.recipe import PRESETS, Recipe
 
 EXTRA: Mapping[str, Mapping[str, Any]] = {"importance": {"method": "redundancy", "information": False}}
@@ -85,7 +84,7 @@ def keep_able(entrants: Entrants, context: PruningContext, settings: Settings) -
     found, skipped = [], dict(entrants.skipped)
     for contender in entrants.contenders:
         try:
-            _require_loss(contender, context)
+            check_context(replace(context, recipe=contender.recipe(context.recipe, context.recipe.keep)))
             found.append(contender)
         except InputError as error:
             if not settings.is_all:
@@ -110,15 +109,6 @@ def _under_allocations(name: str, settings: Settings) -> list[Contender]:
     if len(wanted) == 1:
         return wanted
     return [contender for contender in wanted if contender.allocation in contender.method.allocations]
-
-
-def _require_loss(contender: Contender, context: PruningContext) -> None:
-    """Raise InputError where the model has nothing to take gradients of, or the rows lack labels that are needed."""
-    needs = contender.method.needs
-    if "labels" in needs:
-        replace(context, recipe=contender.recipe(context.recipe, context.recipe.keep)).require_loss()
-    elif "gradients" in needs:
-        find_target(context.loaded.model)
 
 
 def _is_about_choosing(name: str) -> bool:

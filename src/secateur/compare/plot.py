@@ -15,7 +15,7 @@ STYLES = {"refit": "solid", "none": "dashed", "own": "dashed"}
 INCHES = (9.0, 6.0)
 
 
-def draw_comparison(figure: Any, rows: Sequence[Row], dense: float, metric: Metric) -> None:
+def draw_comparison(figure: Any, title: str, rows: Sequence[Row], dense: float, metric: Metric) -> None:
     """A line for each row: refitted ones solid, as published dashed, those that can't be saved dotted.
 
     Log-losses are drawn as gaps, on a logarithmic scale where all are above 0; other scores as they are.
@@ -42,4 +42,5 @@ def draw_comparison(figure: Any, rows: Sequence[Row], dense: float, metric: Metr
     else:
         axes.axhline(dense, color="0.5", linestyle=":", label="before pruning")
     axes.set(xlabel="relative FLOPs, scope ffn", ylabel=label)
+    figure.suptitle(title, x=0.02, horizontalalignment="left")
     figure.legend(loc="outside right upper", fontsize="small")

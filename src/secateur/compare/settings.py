@@ -17,6 +17,8 @@ from secateur.tasks import TASKS, read_examples
 from secateur.texts import open_texts
 
 ALL = "all"
+CELLS = "cells"
+"""Folder of finished cells, beside the results."""
 REFITS: Mapping[str, tuple[bool, ...]] = {"both": (False, True), "on": (True,), "off": (False,)}
 ALLOCATIONS: Mapping[str, tuple[Allocation, ...]] = {
     **{name: (name,) for name in get_args(Allocation)},
@@ -164,7 +166,8 @@ def make_settings(
 
 
 def check_data(settings: Settings) -> None:
-    """Raise InputError where a text, a task or its files can't be had."""
+    """Raise InputError where a text, a task or its files can't be had, or the folder for results holds other things."""
+    check_folder(settings.folder)
     if settings.recipe.calibration is not None:
         open_texts(settings.recipe.calibration, settings.recipe.text_column)
     if settings.data is not None and not settings.data.is_dir():
@@ -178,6 +181,15 @@ def check_data(settings: Settings) -> None:
         raise unknown_name("task", settings.task, [*TASKS, EMBEDDINGS_TASK])
     else:
         read_examples(TASKS[settings.task], settings.data, "validation")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError where results would lie among files that are not a comparison's."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out must be a folder, got the file {folder}")
+    holds_files = folder.is_dir() and any(path.is_file() for path in folder.iterdir())
+    if holds_files and not (folder / CELLS).is_dir():
+        raise InputError(f"{folder} holds files that are not a comparison's; give a new folder by --out")
 
 
 def require_data(settings: Settings) -> Path:

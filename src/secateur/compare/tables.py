@@ -33,8 +33,9 @@ class Point:
     """Standard deviation of the score over trials; None of a single one."""
     gap: float
     """Log-loss in nats a token less that before pruning, or score less that before pruning; mean over trials."""
-    gap_standard_error: float
-    """Of the gap for what was scored on: paired over windows or groups of rows, trials averaged first."""
+    gap_standard_error: float | None
+    """Of the gap for what was scored on: paired over windows or groups of rows, trials averaged first; None where all
+    was scored as one window."""
     gap_spread: float | None
     """Standard deviation of the gap over trials; None of a single one."""
     relative_ffn_flops: float
@@ -103,15 +104,22 @@ def find_standing(group: Group, best: Group, metric: Metric) -> str:
     if not group[0].is_saved_model:
         return ""
     difference, error = compare_groups(best, group, metric)
-    return "tied" if abs(difference) <= TIE_ERRORS * error else ""
+    if not math.isfinite(difference):
+        return ""
+    return "tied" if error is None or abs(difference) <= TIE_ERRORS * error else ""
 
 
-def compare_groups(first: Group, second: Group, metric: Metric) -> tuple[float, float]:
-    """How much higher the second scores, and the standard error of that, paired over what was scored on and trials."""
+def compare_groups(first: Group, second: Group, metric: Metric) -> tuple[float, float | None]:
+    """How much higher the second scores, and the standard error of that, paired over what was scored on and trials.
+
+    None instead of an error that is not known, where all was scored as one window.
+    """
     shared = {entry.trial for entry in first} & {entry.trial for entry in second}
     one, two = ([entry for entry in group if entry.trial in shared] for group in (first, second))
     differences = _values(two, metric) - _values(one, metric)
     _, of_parts = compare_parts(_mean_parts(one), _mean_parts(two), one[0].weights)
+    if of_parts is None:
+        return float(differences.mean()), None
     of_trials = differences.std(ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
     return float(differences.mean()), math.hypot(of_parts, float(of_trials))
 
@@ -135,8 +143,8 @@ def table_rows(rows: Sequence[Row], keeps: Sequence[float], metric: Metric) -> l
             row.allocation,
             row.correction,
             *(show_point(row.at(keep), metric) for keep in reversed(keeps)),
-            f"{np.mean([point.seconds_choosing for point in row.points]):.1f}",
-            f"{max(point.peak_mb_choosing for point in row.points):.0f}",
+            _show_cost(_mean([point.seconds_choosing for point in row.points]), 1),
+            _show_cost(max(point.peak_mb_choosing for point in row.points), 0),
             ", ".join(row.needs) or "nothing",
         ]
         for row in rows
@@ -255,7 +263,14 @@ def _show_gap(point: Point | None) -> str:
     if point is None:
         return MISSING
     spread = "" if point.gap_spread is None else f" ({point.gap_spread:.4f})"
-    return f"{point.gap:+.4f} ± {point.gap_standard_error:.4f}{spread}"
+    error = "unknown" if point.gap_standard_error is None else f"{point.gap_standard_error:.4f}"
+    return f"{point.gap:+.4f} ± {error}{spread}"
+
+
+def _show_cost(value: float, digits: int) -> str:
+    """A figure, or what it is below where it would be shown as 0."""
+    least = 10.0**-digits
+    return f"{value:.{digits}f}" if value >= least else f"<{least:.{digits}f}"
 
 
 def _csv_line(entry: Entry, dense: Quality, metric: Metric) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class Gap:
 
     nats: float
     """Mean log-loss of the second less that of the first, nats a token."""
-    standard_error_nats: float
-    """Paired standard error over windows; 0 for a single window."""
+    standard_error_nats: float | None
+    """Paired standard error over windows; None of a single window."""
 
 
 def evaluate_perplexity(
@@ -95,14 +95,17 @@ def compare_losses(before: PerplexityScore, after: PerplexityScore) -> Gap:
     return Gap(*compare_parts(before.window_losses, after.window_losses, before.window_tokens))
 
 
-def compare_parts(before: Sequence[float], after: Sequence[float], weights: Sequence[int]) -> tuple[float, float]:
-    """Weighted mean of the second less the first, part by part, and its paired standard error; 0 for a single part."""
+def compare_parts(
+    before: Sequence[float], after: Sequence[float], weights: Sequence[int]
+) -> tuple[float, float | None]:
+    """Weighted mean of the second less the first, part by part, and its paired standard error; None of one part."""
     share = torch.tensor(weights, dtype=torch.float64)
     share = share / share.sum()
     differences = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
     mean, count = (share * differences).sum(), len(differences)
-    error = ((share * (differences - mean)).square().sum() * count / max(1, count - 1)).sqrt()
-    return float(mean), float(error) if count > 1 else 0.0
+    if count < 2:
+        return float(mean), None
+    return float(mean), float(((share * (differences - mean)).square().sum() * count / (count - 1)).sqrt())
 
 
 def _token_losses(model: Any, chunk: Tensor) -> Tensor:

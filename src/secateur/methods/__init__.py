@@ -19,6 +19,7 @@ from secateur.methods.random import RANDOM
 from secateur.methods.redundancy import REDUNDANCY
 from secateur.methods.textpruner import TEXTPRUNER, TEXTPRUNER_SELF
 from secateur.methods.wanda_sp import WANDA_SP
+from secateur.models.gradients import find_target
 from secateur.recipe import Recipe
 
 METHODS: Mapping[str, Method] = {
@@ -66,4 +67,13 @@ def check_recipe(recipe: Recipe) -> None:
     method.check(recipe)
 
 
-__all__ = ["METHODS", "Method", "PruningContext", "check_recipe", "find_method"]
+def check_context(context: PruningContext) -> None:
+    """Raise InputError where the recipe's method needs gradients of a loss, or labels, that are not to be had."""
+    needs = find_method(context.recipe.method).needs
+    if "labels" in needs:
+        context.require_loss()
+    elif "gradients" in needs:
+        find_target(context.loaded.model)
+
+
+__all__ = ["METHODS", "Method", "PruningContext", "check_context", "check_recipe", "find_method"]

@@ -132,8 +132,8 @@ class PruningContext:
         """Raise InputError unless there is a loss to take gradients of: next tokens, or labels under a classifier."""
         if find_target(self.loaded.model) != "next token" and self.calibration.labels is None:
             raise InputError(
-                f"method '{self.recipe.method}' needs labelled rows; calibrate with --task NAME --data DIR, "
-                "or from Python on batches that hold labels"
+                f"method '{self.recipe.method}' needs labelled rows; calibrate on them by --task NAME --data DIR "
+                "without --calibration, or from Python on batches that hold labels"
             )
 
     def row_losses(self, logits: Tensor, number: int) -> Tensor:
