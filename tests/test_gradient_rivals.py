@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import secateur
 import tiny
 from secateur import rescaling
 from secateur.errors import InputError
@@ -490,3 +491,11 @@ def regression():
     torch.manual_seed(0)
     config = transformers.BertConfig(**tiny.ENCODER, num_labels=1)
     return transformers.BertForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize(("family", "message"), [("bert-model", "has no loss"), ("bert", "needs labelled rows")])
+def test_prune_asks_for_a_loss_and_labels_before_anything_is_measured(monkeypatch, family, message):
+    model = tiny.make_model(family)
+    monkeypatch.setattr("secateur.methods.contract.capture", lambda *given, **named: pytest.fail("measured"))
+    with pytest.raises(InputError, match=message):
+        secateur.prune(model, calibration=unlabelled("bert"), method="textpruner", keep=0.5)
