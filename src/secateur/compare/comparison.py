@@ -16,7 +16,7 @@ from secateur.checkpoint.manifest import find_versions, public_settings
 from secateur.compare.contenders import Entrants, find_entrants, keep_able, left_out_of_presets
 from secateur.compare.costs import watch_memory
 from secateur.compare.entries import Entry
-from secateur.compare.plot import INCHES, draw_comparison
+from secateur.compare.plot import draw_comparison, size_plot
 from secateur.compare.quality import Metric, Quality, open_scorer
 from secateur.compare.settings import CELLS, Settings, check_data
 from secateur.compare.tables import Row, as_csv, as_document, describe_rows, make_rows, table_columns, table_rows
@@ -146,7 +146,7 @@ def _report(settings: Settings, run: _Run) -> Comparison:
         require_matplotlib()
         dense = run.dense.scores[metric.name]
         draw = partial(draw_comparison, title=title, rows=rows, dense=dense, metric=metric)
-        files += write_plot(draw, folder / "compare", INCHES)
+        files += write_plot(draw, folder / "compare", size_plot(rows))
     except InputError as error:
         warnings.append(str(error))
     if True in settings.refits:
@@ -158,7 +158,8 @@ def _report(settings: Settings, run: _Run) -> Comparison:
 def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
     """What a reader has to know, a sentence or two each."""
     read = run.trials[0].context.calibration.summary
-    card = run.bench.card if run.bench.card != "cpu" else f"the CPU ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    card = run.bench.card if run.bench.card != "cpu" else f"the CPU ({threads} thread{'s' * (threads > 1)})"
     seeds = [trial.context.recipe.seed for trial in run.trials]
     trials = f"{len(seeds)} trials, seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"1 trial, seed {seeds[0]}"
     seconds = [found for trial in run.trials if (found := trial.seconds_measuring()) is not None]

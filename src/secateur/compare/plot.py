@@ -12,7 +12,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Told apart with any colour vision: those of Okabe and Ito, the yellow darkened."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLES = {"refit": "solid", "none": "dashed", "own": "dashed"}
-INCHES = (9.0, 6.0)
+WIDTH, LEAST_HEIGHT, ROW_HEIGHT = 10.0, 6.0, 0.19
+"""Inches: of the plot, and of a line of its legend."""
+
+
+def size_plot(rows: Sequence[Row]) -> tuple[float, float]:
+    """Width and height in inches, high enough for a legend of all rows."""
+    return WIDTH, max(LEAST_HEIGHT, ROW_HEIGHT * (len(rows) + 4))
 
 
 def draw_comparison(figure: Any, title: str, rows: Sequence[Row], dense: float, metric: Metric) -> None:
