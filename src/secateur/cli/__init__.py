@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = run(words)
     except Stopped as stopped:
-        hint = "; what is finished is kept, and the same command goes on from there" if words[0] in RESUMABLE else ""
+        is_resumable = bool(words) and words[0] in RESUMABLE
+        hint = "; what is finished is kept, and the same command goes on from there" if is_resumable else ""
         sys.stderr.write(f"{stopped}{hint}\n")
         code = stopped.exit_code
     sys.exit(code)
