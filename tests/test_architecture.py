@@ -23,6 +23,7 @@ ORDER = [
     "walking",
     "refit",
     "rescaling",
+    "refitting",
     "methods",
     "evaluation",
     "checkpoint",

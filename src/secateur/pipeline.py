@@ -25,7 +25,7 @@ from secateur.models.families import find_feedforwards
 from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
 from secateur.models.sizes import measure_size
 from secateur.recipe import Recipe, make_recipe, parse_layers
-from secateur.refit import refit_down, relative_output_error
+from secateur.refitting import Measured, refit_in_turn, refit_network
 from secateur.results import CalibrationSummary, LayerPlan, ModelSize, Progress, PruningPlan, no_progress
 from secateur.selection.ranking import round_width
 from secateur.texts import open_texts
@@ -160,8 +160,9 @@ def prune(
         progress("reading the model", 1, 1)
         context = open_context(loaded, calibration, recipe, progress)
         check_context(context)
-        with clock.phase("measuring activations"):
-            _ = context.statistics
+        if find_method(recipe.method).uses_statistics or (recipe.refit and not recipe.in_turn):
+            with clock.phase("measuring activations"):
+                _ = context.statistics
         plan = make_plan(context, clock)
         return finish(
             context,
@@ -219,7 +220,7 @@ def open_context(
         recipe=recipe,
         sampling=recipe.sampling or ("cls" if is_classifier and loaded.family.kind == "encoder" else "tokens"),
         progress=progress,
-        with_second_moments=recipe.refit or find_method(recipe.method).uses_second_moments,
+        with_second_moments=(recipe.refit and not recipe.in_turn) or find_method(recipe.method).uses_second_moments,
     )
 
 
@@ -234,15 +235,23 @@ def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPla
     recipe, clock = context.recipe, clock or Clock()
     with clock.phase("choosing"):
         layers = find_method(recipe.method).plan(context)
-    if recipe.refit:
+    if recipe.refit and not (recipe.in_turn and find_method(recipe.method).refits):
         with clock.phase("refitting"):
             layers = refit_layers(context, layers)
     return as_plan(context, layers)
 
 
 def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
-    """The same neurons, with a down projection that makes up for those removed."""
-    return tuple(_refit(context, place, layer) for place, layer in enumerate(layers))
+    """The same neurons, with down projections that make up for those removed."""
+    ridge = context.recipe.ridge
+    if context.recipe.in_turn:
+        return refit_in_turn(context, lambda place, measured: layers[place], ridge=ridge)
+    refitted = []
+    for place, (ffn, layer) in enumerate(zip(context.feedforwards, layers, strict=True)):
+        measured = Measured(context.second_moments(place), context.statistics[place].mean)
+        refitted.append(refit_network(ffn, layer, measured, ridge=ridge))
+        context.progress("refitting", place + 1, len(layers))
+    return tuple(refitted)
 
 
 def as_plan(context: PruningContext, layers: tuple[LayerPlan, ...]) -> PruningPlan:
@@ -345,27 +354,3 @@ def _load(model: str | Path | nn.Module, tokenizer: Any | None, recipe: Recipe) 
     if model.training:
         raise InputError("the model must be in evaluation mode; call model.eval() first")
     return loaded
-
-
-def _refit(context: PruningContext, place: int, layer: LayerPlan) -> LayerPlan:
-    ffn, statistics = context.feedforwards[place], context.statistics[place]
-    columns = context.down_columns(place).cpu()
-    assert statistics.second_moments is not None
-    moments = statistics.second_moments
-    bias = ffn.output_bias().cpu() if ffn.has_output_bias else None
-    update = refit_down(
-        moments,
-        columns,
-        layer.kept,
-        ridge=context.recipe.ridge,
-        mean=statistics.mean,
-        bias=bias,
-        dtype=ffn.dtype,
-    )
-    context.progress("refitting", place + 1, len(context.feedforwards))
-    figures = {
-        **layer.figures,
-        "relative_error_cut": relative_output_error(moments, columns, layer.kept, mean=statistics.mean),
-        "relative_error_refit": relative_output_error(moments, columns, layer.kept, update, mean=statistics.mean),
-    }
-    return replace(layer, update=update, unsaved_bias=None, figures=figures)

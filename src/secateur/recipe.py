@@ -43,10 +43,12 @@ class Recipe(BaseModel):
 
     keep: float = _bounded(0.8, "in (0, 1]", gt=0, le=1)
     """Fraction of feed-forward neurons to keep, in (0, 1]."""
-    method: str = "redundancy"
+    method: str = "secateur"
     """How neurons are chosen; `secateur methods` lists the names."""
     refit: bool = True
     """Make up for removed neurons by a closed-form change of the down projection."""
+    in_turn: bool = True
+    """Refit network after network, towards the unpruned model's residual stream; without it all at once."""
     information: bool = True
     """Let mutual information take part in the choice; without it plain importance decides."""
     layers: str | None = _bounded(None, "text such as 2-28 or 0,3,5-7")
@@ -101,6 +103,8 @@ class Recipe(BaseModel):
     """Threshold of algorithm1 among a layer's informations; --keep is not heeded (default: met by lowering it)."""
     mi_memory: ByteSize | None = _bounded(None, "a size such as 4GB")
     """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
+    shrinkage: float = _bounded(0.3, "a number above 0", gt=0, allow_inf_nan=False)
+    """How far `secateur` shrinks correlations between neurons, to 1 / (1 + this) of what was measured."""
     ridge: float = _bounded(0.1, "a number above 0", gt=0, allow_inf_nan=False)
     """How strongly the refit holds on to the original weights, in units of the mean second moment."""
     allocation: Literal["uniform", "global"] = "uniform"

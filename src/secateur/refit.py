@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.results import Update
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What a sub-layer's output lacks of the unpruned model's, since networks before it are pruned."""
+
+    products: Tensor
+    """(K, H) float64, E[z d^T] of the activations z and what is lacking, d."""
+    mean: Tensor
+    """(H,) float64, E[d]."""
+    energy: float
+    """E|d|^2."""
 
 
 def refit_down(
@@ -18,14 +32,15 @@ def refit_down(
     ridge: float,
     mean: Tensor | None = None,
     bias: Tensor | None = None,
+    drift: Drift | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Update:
-    """The down projection of the kept neurons that comes nearest to the whole layer's output.
+    """The down projection of the kept neurons that comes nearest to the whole layer's output and what that lacks.
 
-    With H the second moments, P the kept and R the removed neurons and W the rows of `columns`, this is
-    argmin_V E|z W - z_P V|^2 + lambda |V - W_P|^2, that is V = W_P + (H_PP + lambda I)^-1 H_PR W_R, with
-    lambda = ridge x mean(diag H). Where the down projection has a bias, H is taken about the mean and the bias takes up
-    the difference of the means, which is the same least-squares problem with an intercept.
+    With H the second moments, P the kept and R the removed neurons, W the rows of `columns` and d the drift, this is
+    argmin_V E|z W + d - z_P V|^2 + lambda |V - W_P|^2, that is V = W_P + (H_PP + lambda I)^-1 (H_PR W_R + E[z_P d^T]),
+    with lambda = ridge x mean(diag H). Where the down projection has a bias, moments are taken about the means and the
+    bias takes up the difference of the means, which is the same least-squares problem with an intercept.
 
     Args:
         second_moments: (K, K) float64, E[z z^T].
@@ -34,6 +49,7 @@ def refit_down(
         ridge: lambda in units of the mean of H's diagonal, above 0.
         mean: (K,) float64, E[z]; with `bias` only.
         bias: (H,) float, the present output bias.
+        drift: what the output lacks besides; None: nothing.
         dtype: number format of the result, the model's own.
 
     Returns:
@@ -45,26 +61,37 @@ def refit_down(
     stay = torch.from_numpy(kept)
     gone = torch.ones(len(columns), dtype=torch.bool)
     gone[stay] = False
-    moments = second_moments
+    moments, products = second_moments, None if drift is None else drift.products
     if bias is not None and mean is not None:
         moments = moments - torch.outer(mean, mean)
+        products = None if drift is None else drift.products - torch.outer(mean, drift.mean)
     weight = columns.double()
     system = moments[stay][:, stay]
     system.diagonal().add_(ridge * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
-    change = torch.cholesky_solve(moments[stay][:, gone] @ weight[gone], torch.linalg.cholesky(system))  # (width, H)
+    wanted = moments[stay][:, gone] @ weight[gone]  # (width, H)
+    if products is not None:
+        wanted += products[stay]
+    change = torch.cholesky_solve(wanted, torch.linalg.cholesky(system))  # (width, H)
     new_bias = None
     if bias is not None and mean is not None:
-        new_bias = (bias.double() + mean[gone] @ weight[gone] - mean[stay] @ change).to(dtype)
+        lacking = mean[gone] @ weight[gone] + (0 if drift is None else drift.mean)
+        new_bias = (bias.double() + lacking - mean[stay] @ change).to(dtype)
     return Update(weight=(weight[stay] + change).to(dtype), bias=new_bias)
 
 
 def relative_output_error(
-    second_moments: Tensor, columns: Tensor, kept: NDArray[np.int64], update: Update | None = None, *, mean: Tensor
+    second_moments: Tensor,
+    columns: Tensor,
+    kept: NDArray[np.int64],
+    update: Update | None = None,
+    *,
+    mean: Tensor,
+    drift: Drift | None = None,
 ) -> float:
-    """E|z W - z_P V - c|^2 / E|z W|^2: what a cut costs the layer's output, in [0, inf).
+    """E|z W + d - z_P V - c|^2 / E|z W + d|^2: what a cut costs the layer's output, in [0, inf).
 
     V is W_P and c is 0 without an update; a bias in the update is the one that leaves no mean error, as `refit_down`
-    makes it, so that the error is then taken about the mean.
+    makes it, so that the error is then taken about the mean. d is the drift, 0 where there is none.
 
     Args:
         second_moments: (K, K) float64, E[z z^T].
@@ -72,6 +99,7 @@ def relative_output_error(
         kept: (width,) sorted indices.
         update: of the down projection.
         mean: (K,) float64, E[z].
+        drift: what the output lacks before the cut.
     """
     weight = columns.double()
     stay = torch.from_numpy(kept)
@@ -79,6 +107,11 @@ def relative_output_error(
     lost[stay] = 0 if update is None else weight[stay] - update.weight.double()
     whole = (weight * (second_moments @ weight)).sum()
     error = (lost * (second_moments @ lost)).sum()
+    mean_error = mean @ lost
+    if drift is not None:
+        whole = whole + 2 * (weight * drift.products).sum() + drift.energy
+        error = error + 2 * (lost * drift.products).sum() + drift.energy
+        mean_error = mean_error + drift.mean
     if update is not None and update.bias is not None:
-        error = error - (mean @ lost).square().sum()
+        error = error - mean_error.square().sum()
     return float(error / whole) if whole > 0 else 0.0

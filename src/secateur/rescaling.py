@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,41 +10,13 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
-from secateur.calibration import Calibration
-from secateur.capture import Sampling
-from secateur.models.families import find_feedforwards
-from secateur.models.feedforward import FeedForward, keep_masks, masked
-from secateur.models.loading import LoadedModel
-from secateur.models.sublayers import SubLayer, read_sublayer, sum_equations
-from secateur.results import Progress, Update
-from secateur.walking import Walk, can_walk
+from secateur.models.feedforward import keep_masks, masked
+from secateur.models.sublayers import sum_equations
+from secateur.results import Update
+from secateur.walking import Measurable, Stream
 
 LARGEST = 10.0
 """A factor further from 0 than this is not believed."""
-
-
-class Measurable(Protocol):
-    """What a rescaling looks at; a method's context has it all."""
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The model; it is not changed."""
-
-    @property
-    def feedforwards(self) -> Sequence[FeedForward]:
-        """The networks, in order."""
-
-    @property
-    def calibration(self) -> Calibration:
-        """Batches of text."""
-
-    @property
-    def sampling(self) -> Sampling:
-        """With "cls", only the first token of a row counts in an encoder's last network."""
-
-    @property
-    def progress(self) -> Progress:
-        """Told after each network."""
 
 
 def rescale(
@@ -73,7 +43,7 @@ def rescale(
         forward pass up to each network for both); n k (k + H) multiply-adds a network.
     """
     teacher_masks, masks = keep_masks(context.feedforwards, teacher_kept), keep_masks(context.feedforwards, kept)
-    teacher, student = _Stream(context, teacher_masks), _Stream(context, masks)
+    teacher, student = _open(context, teacher_masks), _open(context, masks)
     for place, stay in enumerate(kept):
         factors = _find_factors(context, place, stay, teacher, student)
         if factors is None:
@@ -99,37 +69,19 @@ def solve_factors(system: Tensor, wanted: Tensor) -> Tensor | None:
     return factors if reason < 3 and float(factors.abs().max()) <= LARGEST else None  # 3 and above: gave up
 
 
-class _Stream:
-    """The model under masks, read network after network."""
-
-    def __init__(self, context: Measurable, masks: Sequence[Tensor]) -> None:
-        self._context, self._masks, self._ffn = context, masks, context.feedforwards[0]
-        self._walk = Walk(context.loaded, context.calibration.batches) if can_walk(context.loaded) else None
-
-    def go_to(self, ffn: FeedForward) -> None:
-        """Have `read` read this network, under the masks as they are now."""
-        self._ffn = ffn
-        if self._walk is not None:
-            with masked(self._context.feedforwards, self._masks):
-                self._walk.go_to(ffn)
-
-    def read(self, number: int) -> SubLayer:
-        """What the network does in a batch; of an encoder's last network perhaps the first tokens only."""
-        loaded, ffn = self._context.loaded, self._ffn
-        is_last = ffn.path == find_feedforwards(loaded.model, loaded.family)[-1].path and ffn.passes == 1
-        first_only = is_last and loaded.family.kind == "encoder" and self._context.sampling == "cls"
-        run = None if self._walk is None else partial(self._walk.run, number)
-        batch = self._context.calibration.batches[number]
-        with masked(self._context.feedforwards, self._masks):
-            return read_sublayer(loaded, ffn, batch, first_only=first_only, run=run)
+def _open(context: Measurable, masks: Sequence[Tensor]) -> Stream:
+    """The model under masks as they are at the time of reading."""
+    return Stream(
+        context.loaded, context.calibration.batches, context.sampling, lambda: masked(context.feedforwards, masks)
+    )
 
 
 def _find_factors(
     context: Measurable,
     place: int,
     stay: NDArray[np.int64],
-    teacher: _Stream,
-    student: _Stream,
+    teacher: Stream,
+    student: Stream,
 ) -> Tensor | None:
     ffn = context.feedforwards[place]
     teacher.go_to(ffn)

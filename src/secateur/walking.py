@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.capture import LayerStatistics, StatisticsFitter, run_body, watched
+from secateur.calibration import Calibration
+from secateur.capture import LayerStatistics, Sampling, StatisticsFitter, run_body, watched
 from secateur.encoding import Batch
-from secateur.models.families import find_layers
+from secateur.models.families import find_feedforwards, find_layers
 from secateur.models.feedforward import FeedForward, keep_masks, masked
 from secateur.models.loading import LoadedModel
+from secateur.models.sublayers import SubLayer, read_sublayer
 from secateur.results import Progress, no_progress
 
 Choose = Callable[[int, LayerStatistics], NDArray[np.int64]]
 """Called as choose(place, statistics); returns the neurons of that network that stay."""
+
+Changes = AbstractContextManager[None]
+"""A model is changed while it lasts."""
 
 
 @dataclass
@@ -33,6 +39,8 @@ class _Passage:
     """(B, T, D) that the next layer reads."""
     calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]]
     """What each layer is called with besides."""
+    ahead: Tensor | None = None
+    """(B, T, D) that the layer after the next one reads, where that is known already."""
 
 
 def can_walk(loaded: LoadedModel) -> bool:
@@ -75,7 +83,15 @@ def choose_in_turn(
 class Walk:
     """Batches on their way through the transformer layers of a model, all before the same layer."""
 
-    def __init__(self, loaded: LoadedModel, batches: Sequence[Batch]) -> None:
+    def __init__(self, loaded: LoadedModel, batches: Sequence[Batch], *, is_fixed: bool = False) -> None:
+        """Nothing is run but what leads to the first layer.
+
+        Args:
+            loaded: a model that `can_walk`.
+            batches: keyword arguments of the forward pass.
+            is_fixed: whether layers never change between a run of them and going on, so that one run serves both.
+        """
+        self._is_fixed = is_fixed
         self._layers = find_layers(loaded.model, loaded.family)
         modules = [layer for _, layer in self._layers]
         self._passages = [_enter(loaded.model, modules, batch) for batch in batches]
@@ -91,7 +107,7 @@ class Walk:
         goal = next(place for place, path in enumerate(paths) if f"{ffn.path}.".startswith(f"{path}."))
         while self._place < goal:
             for number, passage in enumerate(self._passages):
-                passage.states = self.run(number)
+                passage.states, passage.ahead = self.run(number) if passage.ahead is None else passage.ahead, None
             self._place += 1
 
     def run(self, number: int) -> Tensor:
@@ -101,7 +117,74 @@ class Walk:
         with torch.inference_mode():
             found = self._layers[self._place][1](passage.states, *args, **kwargs)
         states: Tensor = found[0] if isinstance(found, tuple) else found
+        passage.ahead = states if self._is_fixed else None
         return states
+
+
+class Measurable(Protocol):
+    """A model with text to run on; a method's context has it all."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model; it is not changed."""
+
+    @property
+    def feedforwards(self) -> Sequence[FeedForward]:
+        """The networks, in order."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Batches of text."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """With "cls", only the first token of a row counts in an encoder's last network."""
+
+    @property
+    def progress(self) -> Progress:
+        """Told after each network."""
+
+
+class Stream:
+    """A model under changes, such as masks, read network after network over all batches."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        batches: Sequence[Batch],
+        sampling: Sampling,
+        under: Callable[[], Changes] | None = None,
+    ) -> None:
+        """Nothing is run yet, except for what leads to the first layer of a model that `can_walk`.
+
+        Args:
+            loaded: in evaluation mode; it is not changed.
+            batches: keyword arguments of the forward pass.
+            sampling: with "cls", only the first token of a row counts in an encoder's last network.
+            under: gives the context that the model is run in, as it should be at that time; None: the model as it is.
+        """
+        self._loaded, self._batches, self._sampling = loaded, batches, sampling
+        self._under: Callable[[], Changes] = under or nullcontext
+        self._last = find_feedforwards(loaded.model, loaded.family)[-1].path
+        self._walk = Walk(loaded, batches, is_fixed=under is None) if can_walk(loaded) else None
+        self._ffn: FeedForward | None = None
+
+    def go_to(self, ffn: FeedForward) -> None:
+        """Have `read` read this network, the ones before it changed as they now are."""
+        self._ffn = ffn
+        if self._walk is not None:
+            with self._under():
+                self._walk.go_to(ffn)
+
+    def read(self, number: int) -> SubLayer:
+        """What the network does in a batch; of an encoder's last network perhaps to first tokens only."""
+        ffn, loaded = self._ffn, self._loaded
+        assert ffn is not None
+        is_last = ffn.path == self._last and ffn.passes == 1
+        first_only = is_last and loaded.family.kind == "encoder" and self._sampling == "cls"
+        run = None if self._walk is None else partial(self._walk.run, number)
+        with self._under():
+            return read_sublayer(loaded, ffn, self._batches[number], first_only=first_only, run=run)
 
 
 def _enter(model: Any, layers: Sequence[nn.Module], batch: Batch) -> _Passage:

@@ -38,6 +38,10 @@ NOT_IN_KEYS = ("calibration", "data", "device", "dtype")
 """Settings that a cell tells in another way: by hashes, and as the model really is."""
 
 
+Plan = tuple[tuple[LayerPlan, ...], Cost]
+"""Layers, and what making them cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """The model, and how it is scored."""
@@ -127,22 +131,34 @@ class Trial:
     def _make(
         self, job: Job, found: dict[bool, Entry | None], bias: Entry | None
     ) -> tuple[dict[bool, Entry | None], Entry | None]:
-        """Plan once; score and keep what is missing."""
-        context = self._context_of(job)
-        layers, cost = context.ledger.bill(lambda: job.contender.method.plan(context))
-        biases = [layer.unsaved_bias for layer in layers]
-        made = dict(found)
+        """Plan once, if the method leaves the refit to others; score and keep what is missing."""
+        made, method = dict(found), job.contender.method
+        context = self._context_of(job, refit=False)
+        plain = None if method.refits else context.ledger.bill(lambda: method.plan(context))
         for refit in [refit for refit, entry in found.items() if entry is None]:
-            chosen = refit_layers(context, layers) if refit else layers
-            made[refit] = self._keep(job, chosen, cost, self.bench.score_pruned(context, chosen), refit)
-        if False in job.refits and bias is None and any(given is not None for given in biases):
-            quality = self.bench.score_pruned(context, layers, biases)
-            bias = self._keep(job, layers, cost, quality, False, BIAS_NOT_STORABLE)
+            layers, cost = self._plan(job, refit, plain)
+            made[refit] = self._keep(job, layers, cost, self.bench.score_pruned(context, layers), refit)
+        if plain is not None and False in job.refits and bias is None:
+            layers, cost = plain
+            biases = [layer.unsaved_bias for layer in layers]
+            if any(given is not None for given in biases):
+                quality = self.bench.score_pruned(context, layers, biases)
+                bias = self._keep(job, layers, cost, quality, False, BIAS_NOT_STORABLE)
         return made, bias
 
-    def _context_of(self, job: Job) -> CostedContext:
+    def _plan(self, job: Job, refit: bool, plain: Plan | None) -> Plan:
+        """Layers with what they cost; `plain` are those of a method that leaves the refit to others."""
+        context = self._context_of(job, refit=refit)
+        if plain is None:
+            return context.ledger.bill(lambda: job.contender.method.plan(context))
+        if not refit:
+            return plain
+        layers, cost = context.ledger.bill(lambda: refit_layers(context, plain[0]))
+        return layers, Cost(plain[1].seconds + cost.seconds, max(plain[1].peak_mb, cost.peak_mb))
+
+    def _context_of(self, job: Job, *, refit: bool) -> CostedContext:
         self._measure()
-        recipe = job.contender.recipe(self.context.recipe, job.keep)
+        recipe = job.contender.recipe(self.context.recipe, job.keep).model_copy(update={"refit": refit})
         context = self.context.under(recipe, find_width(self.bench.loaded, recipe))
         assert isinstance(context, CostedContext)
         return context

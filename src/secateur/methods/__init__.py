@@ -17,6 +17,7 @@ from secateur.methods.minitron import MINITRON
 from secateur.methods.osscar import OSSCAR
 from secateur.methods.random import RANDOM
 from secateur.methods.redundancy import REDUNDANCY
+from secateur.methods.secateur import SECATEUR
 from secateur.methods.textpruner import TEXTPRUNER, TEXTPRUNER_SELF
 from secateur.methods.wanda_sp import WANDA_SP
 from secateur.models.gradients import find_target
@@ -25,6 +26,7 @@ from secateur.recipe import Recipe
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
+        SECATEUR,
         REDUNDANCY,
         MEDOIDS,
         CLUSTERS,

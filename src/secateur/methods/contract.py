@@ -33,7 +33,17 @@ INFORMATION_SETTINGS = ("measure", "alpha", "kernel_rows", "kernels", "kernel_wi
 CLUSTER_SETTINGS = ("distance", "dimensions", "seeds", "choose_by", "threshold_percentile")
 RIVAL_SETTINGS = ("allocation", "magnitude", "iterations", "as_published")
 CHOOSING_SETTINGS = frozenset(
-    {"method", "refit", "information", "ridge", *INFORMATION_SETTINGS, *CLUSTER_SETTINGS, *RIVAL_SETTINGS}
+    {
+        "method",
+        "refit",
+        "in_turn",
+        "information",
+        "shrinkage",
+        "ridge",
+        *INFORMATION_SETTINGS,
+        *CLUSTER_SETTINGS,
+        *RIVAL_SETTINGS,
+    }
 )
 """Settings that no measured activation depends on."""
 T = TypeVar("T")
@@ -58,6 +68,10 @@ class Method:
     """How it may spread the neurons that stay over the networks."""
     corrects: bool = False
     """Whether it changes the weights that are left, as published, without Secateur's refit."""
+    refits: bool = False
+    """Whether it refits by itself, network after network, where the recipe asks for that."""
+    uses_statistics: bool = True
+    """Whether it looks at `context.statistics`, or measures all that it needs by itself."""
     uses_second_moments: bool = False
     """Whether it needs E[z z^T], even where nothing is refitted."""
     check: Callable[[Recipe], None] = lambda recipe: None
@@ -91,7 +105,7 @@ class PruningContext:
     progress: Progress = no_progress
     """Told how far each phase is."""
     with_second_moments: bool = True
-    """Whether products of activations are summed too, for a refit or a method that needs them."""
+    """Whether `statistics` hold the products of activations that some methods and the refit all at once need."""
     rates: dict[str, float] = field(default_factory=dict)
     """Speeds that the user may want to know, such as "candidates per second"."""
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
@@ -99,16 +113,7 @@ class PruningContext:
     @cached_property
     def statistics(self) -> tuple[LayerStatistics, ...]:
         """Activations of each network, measured over all calibration text in one run."""
-        layers = capture(
-            self.loaded.model,
-            self.feedforwards,
-            self.calibration.batches,
-            samples=self.recipe.samples,
-            sampling=self.sampling,
-            seed=self.recipe.seed,
-            with_second_moments=self.with_second_moments,
-            progress=self.progress,
-        )
+        layers = self._capture(with_second_moments=self.with_second_moments)
         if len(layers[0].samples) < MIN_SAMPLES:
             raise InputError(
                 f"at least {MIN_SAMPLES} activation rows must be sampled, got {len(layers[0].samples)}; "
@@ -116,11 +121,25 @@ class PruningContext:
             )
         return layers
 
+    def _capture(self, *, with_second_moments: bool) -> tuple[LayerStatistics, ...]:
+        return capture(
+            self.loaded.model,
+            self.feedforwards,
+            self.calibration.batches,
+            samples=self.recipe.samples,
+            sampling=self.sampling,
+            seed=self.recipe.seed,
+            with_second_moments=with_second_moments,
+            progress=self.progress,
+        )
+
     def second_moments(self, place: int) -> Tensor:
-        """(K, K) float64, E[z z^T] of network `place`."""
-        moments = self.statistics[place].second_moments
-        if moments is None:
-            raise InputError(f"method '{self.recipe.method}' needs second moments, which were not measured")
+        """(K, K) float64, E[z z^T] of network `place`; measured in a run of their own if `statistics` lack them."""
+        layers = self.statistics
+        if not self.with_second_moments:
+            layers = self.once(("second moments",), lambda: self._capture(with_second_moments=True))
+        moments = layers[place].second_moments
+        assert moments is not None
         return moments
 
     @property
@@ -240,7 +259,7 @@ class PruningContext:
         """
         changed = {name for name in Recipe.model_fields if getattr(recipe, name) != getattr(self.recipe, name)}
         changed -= {"keep", "round_to"} if width is not None else set()
-        if not changed <= CHOOSING_SETTINGS or (recipe.refit and not self.with_second_moments):
+        if not changed <= CHOOSING_SETTINGS:
             raise InputError(f"these settings need new measurements: {', '.join(sorted(changed))}")
         other = replace(self, recipe=recipe, width=self.width if width is None else width)
         other.__dict__["statistics"] = self.statistics

@@ -40,7 +40,7 @@ def find_removals(context: PruningContext, place: int, count: int) -> NDArray[np
     if longest < count:
         moments = context.second_moments(place).clone()
         moments.diagonal().add_(DAMPING * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
-        known[count] = order_removals(moments, _live_columns(context, place).double(), count).numpy()
+        known[count] = order_removals(moments, _live_columns(context, place).double(), count).order.numpy()
         longest = count
     return known[longest][:count]
 

@@ -34,7 +34,7 @@ def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
 
 REDUNDANCY = Method(
     name="redundancy",
-    summary="importance, less what more important neurons already carry (default)",
+    summary="importance, less what more important neurons already carry",
     plan=plan_by_redundancy,
     needs=frozenset({"weights", "activations"}),
     sees=frozenset({"duplicates", "dead neurons"}),

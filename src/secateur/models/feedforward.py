@@ -123,6 +123,17 @@ class FeedForward:
         if hasattr(self.owner, "intermediate_size"):
             setattr(self.owner, "intermediate_size", padded_width)  # noqa: B010 (not declared on nn.Module)
 
+    def mask_(self, layer: LayerPlan) -> None:
+        """Give the down projection new data: the columns of `layer`, update included, and zero ones for the rest."""
+        down: Any = self.down
+        kept = torch.from_numpy(layer.kept).to(self.device)
+        old = _matrix(down).detach()
+        columns = torch.zeros_like(old)
+        columns[:, kept] = old[:, kept] if layer.update is None else layer.update.weight.T.to(old)
+        down.weight.data = (columns.T if isinstance(down, Conv1D) else columns).contiguous()
+        if layer.update is not None and layer.update.bias is not None:
+            down.bias.data = layer.update.bias.to(down.bias.data).clone()
+
 
 def keep_masks(feedforwards: Sequence[FeedForward], kept: Sequence[NDArray[np.int64]]) -> list[Tensor]:
     """(K,) float32 on the CPU for each network: 1 for the neurons that stay, else 0."""
@@ -157,6 +168,25 @@ def masked(feedforwards: Sequence[FeedForward], masks: Sequence[Tensor]) -> Iter
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def replaced(feedforwards: Sequence[FeedForward], layers: Sequence[LayerPlan]) -> Iterator[None]:
+    """Let each network compute what it would compute if it were cut by its entry, while the context lasts.
+
+    The down projection has zero columns where neurons would go; afterwards the weights are the old ones.
+    """
+    downs: list[Any] = [ffn.down for ffn in feedforwards]
+    before = [(down.weight.data, None if down.bias is None else down.bias.data) for down in downs]
+    try:
+        for ffn, layer in zip(feedforwards, layers, strict=True):
+            ffn.mask_(layer)
+        yield
+    finally:
+        for down, (weight, bias) in zip(downs, before, strict=True):
+            down.weight.data = weight
+            if bias is not None:
+                down.bias.data = bias
 
 
 def _matrix(module: nn.Module) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-OutputKind = Literal["representation", "logits"]
+OutputKind = Literal["representation", "logits", "states"]
 
 
 def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, sampling: str) -> Tensor:
@@ -18,7 +18,8 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
         model: in evaluation mode.
         batch: keyword arguments of its forward pass.
         kind: "representation": the pooled output, or where there is none the last hidden state (of the decoder, if
-            there is one); "logits": what the head gives, or of a model without a head the representation.
+            there is one); "logits": what the head gives, or of a model without a head the representation; "states":
+            the last hidden state.
         sampling: where outputs belong to tokens, "cls" takes the first real one of each row, anything else all of them.
     """
     device = next(model.parameters()).device
@@ -26,7 +27,7 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
     if hasattr(model.config, "use_cache"):
         inputs["use_cache"] = False
     with torch.inference_mode():
-        values = _represent(model, inputs) if kind == "representation" else _read_logits(model, inputs)
+        values = _READERS[kind](model, inputs)
     side = "decoder_" if "decoder_input_ids" in batch else ""
     ids, mask = inputs.get(f"{side}input_ids"), inputs.get(f"{side}attention_mask")
     if values.ndim == 2 and ids is not None and values.shape == ids.shape and not _is_classifier(model):
@@ -39,6 +40,11 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
     return values[real].float()
 
 
+def has_head(model: Any) -> bool:
+    """Whether there is something after the body, whose outputs are what the model is for."""
+    return getattr(model, "base_model", model) is not model
+
+
 def _is_classifier(model: nn.Module) -> bool:
     return type(model).__name__.endswith("ForSequenceClassification")
 
@@ -47,9 +53,16 @@ def _represent(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     body = getattr(model, "base_model", model)
     found = body(**inputs)
     pooled: Tensor | None = getattr(found, "pooler_output", None)
+    return _last_state(body, inputs, found) if pooled is None else pooled
+
+
+def _read_states(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    body = getattr(model, "base_model", model)
+    return _last_state(body, inputs, body(**inputs))
+
+
+def _last_state(body: Any, inputs: Mapping[str, Any], found: Any) -> Tensor:
     last: Tensor | None = getattr(found, "last_hidden_state", None)
-    if pooled is not None:
-        return pooled
     if last is not None:
         return last
     found = body(**inputs, output_hidden_states=True)  # a model that is its own body, such as T5 with its head
@@ -62,3 +75,6 @@ def _read_logits(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     found = model(**inputs)
     logits: Tensor | None = getattr(found, "logits", None)
     return _represent(model, inputs) if logits is None else logits
+
+
+_READERS = {"representation": _represent, "logits": _read_logits, "states": _read_states}

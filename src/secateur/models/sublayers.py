@@ -72,7 +72,7 @@ def read_sublayer(
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items()}
     extra = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
-    with torch.inference_mode(), _watched(loaded, ffn) as seen, suppress(_Reached):
+    with torch.inference_mode(), _watched(loaded, ffn, stops=run is None) as seen, suppress(_Reached):
         run() if run is not None else model(**inputs, **extra)
     if len(seen.outputs) != ffn.passes:
         raise InputError(f"{ffn.path} ran {len(seen.outputs)} times in a forward pass, expected {ffn.passes}")
@@ -133,8 +133,8 @@ class _Seen:
 
 
 @contextmanager
-def _watched(loaded: LoadedModel, ffn: FeedForward) -> Iterator[_Seen]:
-    """Note what goes by, and stop the forward pass with `_Reached` after the last of it."""
+def _watched(loaded: LoadedModel, ffn: FeedForward, *, stops: bool) -> Iterator[_Seen]:
+    """Note what goes by, and stop the forward pass with `_Reached` after the last of it if asked."""
     seen, last = _Seen(), _find_layer(loaded, ffn)
 
     def at_up(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -146,7 +146,7 @@ def _watched(loaded: LoadedModel, ffn: FeedForward) -> Iterator[_Seen]:
 
     def at_last(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen.layers.append(output[0] if isinstance(output, tuple) else output)
-        if len(seen.outputs) == ffn.passes:
+        if stops and len(seen.outputs) == ffn.passes:
             raise _Reached
 
     handles = []

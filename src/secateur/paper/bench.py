@@ -173,7 +173,8 @@ def prune_and_score(
 
 def open_pruning(bench: Bench, variant: Variant, seed: int) -> PruningContext:
     """A fine-tuned model measured for a variant; with second moments, so that it can be refitted."""
-    recipe = make_recipe({**variant.settings, "refit": True, "round_to": 1, "seed": seed, "device": "cpu"})
+    refit = {"refit": True, "in_turn": False}
+    recipe = make_recipe({**variant.settings, **refit, "round_to": 1, "seed": seed, "device": "cpu"})
     return open_context(bench.loaded, bench.calibration(variant.share, variant.least_rows, seed), recipe)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,18 @@ BLOCK = 32
 """Removals that are gathered before the matrices are brought up to date."""
 
 
-def order_removals(moments: Tensor, columns: Tensor, count: int) -> Tensor:
-    """(count,) int64, neurons in the order of their removal.
+@dataclass(frozen=True, slots=True)
+class Removals:
+    """Neurons in the order of their removal, and what each cost."""
+
+    order: Tensor
+    """(count,) int64."""
+    costs: Tensor
+    """(count,) float64, rise of the mean squared error when the neuron went."""
+
+
+def order_removals(moments: Tensor, columns: Tensor, count: int) -> Removals:
+    """The first `count` neurons to remove.
 
     Each step removes the neuron j with the least |W_j|^2 / (H^-1)_jj, the rise in the output's mean squared error when
     the others make up for it as well as they can, and lets them do so: W -= (H^-1)_:j W_j / (H^-1)_jj, and the same for
@@ -31,17 +43,17 @@ def order_removals(moments: Tensor, columns: Tensor, count: int) -> Tensor:
     """
     inverse, weight = torch.cholesky_inverse(torch.linalg.cholesky(moments)), columns.clone()
     left = torch.arange(len(weight), device=weight.device)
-    removed = left[:0]
-    while len(removed) < count:
-        gone, factors, rows = _eliminate(inverse, weight, min(BLOCK, count - len(removed)))
-        removed = torch.cat([removed, left[gone]])
+    order, costs = left[:0], weight.new_zeros(0)
+    while len(order) < count:
+        gone, factors, rows = _eliminate(inverse, weight, min(BLOCK, count - len(order)))
+        order, costs = torch.cat([order, left[gone]]), torch.cat([costs, rows.square().sum(dim=1)])
         stay = torch.ones(len(left), dtype=torch.bool, device=left.device)
         stay[gone] = False
         inverse, weight = inverse[stay][:, stay], weight[stay]
         inverse.addmm_(factors[stay], factors[stay].T, alpha=-1)
         weight.addmm_(factors[stay], rows, alpha=-1)
         left = left[stay]
-    return removed
+    return Removals(order, costs)
 
 
 def _eliminate(inverse: Tensor, weight: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,128 @@
+"""Secateur's own method: importance, less what the neurons that stay already carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.methods.contract import Method, PruningContext
+from secateur.methods.sensitivity import Probe
+from secateur.models.feedforward import FeedForward, replaced
+from secateur.refitting import Measured, measure, refit_columns, refit_in_turn, refit_network
+from secateur.results import LayerPlan
+from secateur.selection.allocation import allocate_widths
+from secateur.selection.elimination import Removals, order_removals
+from secateur.walking import Stream
+
+PROBE_KEEP = 0.3
+"""Fraction of a network's neurons that is left when it is tried how much the model depends on the network."""
+LEAST_KEEP = 0.1
+"""Fraction of each network's neurons that stays, however little it seems to matter."""
+FLOOR = 1e-6
+"""Added to the diagonal of the second moments, in units of its mean: neurons that never fire are no obstacle."""
+
+
+def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
+    """Remove, one at a time, the neuron of least importance^2 x exp(-2 I(z_j; z of those that are left)).
+
+    Importance is the root mean square of the activation x the length of the neuron's down-projection column, and I the
+    mutual information in nats of Gaussian activations with these second moments, correlations shrunk by
+    1 / (1 + shrinkage): importance^2 exp(-2 I) is what is left of a neuron's share in the output when the others make
+    up for it as well as they can, and they do so before the next one is chosen (`order_removals`). `information=False`
+    is I = 0: plain importance.
+
+    Each network is measured where those before it are pruned and refitted already (`refit_in_turn`), unless
+    `in_turn=False` or nothing is refitted. Under one budget for all networks, widths come from `allocate`.
+
+    Source:
+        Its own; docs/method.md derives it. Without shrinkage and in the unpruned model the order is that of OSSCAR.
+    """
+    recipe, ffns = context.recipe, context.feedforwards
+    widths = allocate(context) if recipe.allocation == "global" else [context.width] * len(ffns)
+
+    def choose(place: int, measured: Measured) -> LayerPlan:
+        return _cut(ffns[place], order(context, ffns[place], measured, ffns[place].width - widths[place]).order)
+
+    if recipe.refit and recipe.in_turn:
+        return refit_in_turn(context, choose, ridge=recipe.ridge)
+    return tuple(choose(place, measured) for place, measured in enumerate(measure_whole(context)))
+
+
+def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
+    """The first `count` neurons of a network to go, and what each costs its output."""
+    recipe, everything = context.recipe, np.arange(ffn.width)
+    columns = refit_columns(ffn, everything, measured, ridge=recipe.ridge).weight  # what drifted made up for already
+    moments = measured.second_moments.clone()
+    if ffn.has_output_bias:  # which makes up for means
+        moments -= torch.outer(measured.mean, measured.mean)
+    if not recipe.information:
+        squared = moments.diagonal() * columns.square().sum(dim=1)
+        gone = torch.argsort(squared, stable=True)[:count]
+        return Removals(gone, squared[gone])
+    diagonal = moments.diagonal()
+    floor = FLOOR * diagonal.mean().clamp(min=torch.finfo(torch.float64).tiny)
+    diagonal.mul_(1 + recipe.shrinkage).add_(floor)
+    return order_removals(moments, columns, count)
+
+
+def allocate(context: PruningContext) -> list[int]:
+    """Neurons to keep in each network, such that the outputs of the whole model are estimated to move least.
+
+    Going through the orders of removal in the unpruned model, each neuron costs its share of the distance that the
+    model's outputs move when its network alone is cut to 0.3 of its neurons and refitted: the share that it has in the
+    squared error of the network's own output by then. The distance is that of `Probe`; costs add up.
+    """
+    return list(context.once(("widths", context.budget, *_settings(context)), lambda: _allocate(context)))
+
+
+def _allocate(context: PruningContext) -> list[int]:
+    costs = context.once(("removal costs", *_settings(context)), lambda: _measure_costs(context))
+    return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
+
+
+def _measure_costs(context: PruningContext) -> list[NDArray[np.float64]]:
+    """(removals,) for each network, in units of `Probe.distance`."""
+    probe = Probe(context.loaded, context.calibration, context.sampling, context.recipe.seed)
+    costs = []
+    for place, (ffn, measured) in enumerate(zip(context.feedforwards, measure_whole(context), strict=True)):
+        removals = order(context, ffn, measured, ffn.width - max(1, round(LEAST_KEEP * ffn.width)))
+        tried = ffn.width - max(1, round(PROBE_KEEP * ffn.width))
+        layer = refit_network(ffn, _cut(ffn, removals.order[:tried]), measured, ridge=context.recipe.ridge)
+        with replaced([ffn], [layer]):
+            distance = probe.distance()
+        costs.append((removals.costs * (distance / removals.costs[:tried].sum())).numpy())
+        context.progress("trying networks", place + 1, len(context.feedforwards))
+    return costs
+
+
+def measure_whole(context: PruningContext) -> Iterator[Measured]:
+    """What each network is pruned by in the unpruned model, one at a time."""
+    stream = Stream(context.loaded, context.calibration.batches, context.sampling)
+    for ffn in context.feedforwards:
+        stream.go_to(ffn)
+        yield measure(ffn, stream, len(context.calibration.batches))
+
+
+def _settings(context: PruningContext) -> tuple[object, ...]:
+    recipe = context.recipe
+    return recipe.information, recipe.shrinkage, recipe.ridge
+
+
+def _cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:
+    return LayerPlan(ffn.path, ffn.width, np.setdiff1d(np.arange(ffn.width), gone.numpy()))
+
+
+SECATEUR = Method(
+    name="secateur",
+    summary="importance, less what the neurons that stay carry, network after network, refitted (default)",
+    plan=plan_by_set_information,
+    needs=frozenset({"weights", "activations"}),
+    sees=frozenset({"duplicates", "dead neurons"}),
+    allocations=frozenset({"uniform", "global"}),
+    refits=True,
+    uses_statistics=False,
+)

@@ -1,0 +1,139 @@
+"""Making up for removed neurons network after network, each measured where those before it are already pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.models.feedforward import FeedForward, replaced
+from secateur.refit import Drift, refit_down, relative_output_error
+from secateur.results import LayerPlan, Update
+from secateur.walking import Changes, Measurable, Stream, can_walk
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one network is pruned and refitted by."""
+
+    second_moments: Tensor
+    """(K, K) float64, E[z z^T]."""
+    mean: Tensor
+    """(K,) float64, E[z]."""
+    drift: Drift | None = None
+    """What the output lacks since networks before it are pruned; None: nothing."""
+
+
+Choose = Callable[[int, Measured], LayerPlan]
+"""Called as choose(place, measured); the neurons of that network that stay."""
+
+
+def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float) -> tuple[LayerPlan, ...]:
+    """Networks pruned one after another, each measured where those before it are already pruned and refitted.
+
+    The target of each is what the residual stream was after it in the unpruned model, so that it also makes up for what
+    the networks before it got wrong (for families whose residual can't be told, its own output).
+
+    Args:
+        context: a model, its networks and text.
+        choose: picks what stays; it may look at what was measured, or know it before.
+        ridge: how strongly the refit holds on to the original weights.
+
+    Cost:
+        Three runs of each layer (where layers are shared or form two stacks, two forward passes up to each network);
+        n K (K + H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
+        second moments.
+    """
+    pair, pruned = _Pair(context), list[LayerPlan]()
+    for place, ffn in enumerate(context.feedforwards):
+        measured = pair.measure(pruned)
+        pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
+        context.progress("pruning network after network", place + 1, len(context.feedforwards))
+    return tuple(pruned)
+
+
+def refit_network(ffn: FeedForward, layer: LayerPlan, measured: Measured, *, ridge: float) -> LayerPlan:
+    """The same neurons, with a down projection that makes up for those removed."""
+    columns, moments, mean, drift = ffn.down_columns().cpu(), measured.second_moments, measured.mean, measured.drift
+    update = refit_columns(ffn, layer.kept, measured, ridge=ridge, dtype=ffn.dtype)
+    errors = {
+        "relative_error_cut": relative_output_error(moments, columns, layer.kept, mean=mean, drift=drift),
+        "relative_error_refit": relative_output_error(moments, columns, layer.kept, update, mean=mean, drift=drift),
+    }
+    return replace(layer, update=update, unsaved_bias=None, figures={**layer.figures, **errors})
+
+
+def refit_columns(
+    ffn: FeedForward,
+    kept: NDArray[np.int64],
+    measured: Measured,
+    *,
+    ridge: float,
+    dtype: torch.dtype = torch.float64,
+) -> Update:
+    """`refit_down` of a network, by what was measured of it."""
+    return refit_down(
+        measured.second_moments,
+        ffn.down_columns().cpu(),
+        kept,
+        ridge=ridge,
+        mean=measured.mean,
+        bias=ffn.output_bias().cpu() if ffn.has_output_bias else None,
+        drift=measured.drift,
+        dtype=dtype,
+    )
+
+
+class _Pair:
+    """The unpruned model and the one pruned so far, read side by side."""
+
+    def __init__(self, context: Measurable) -> None:
+        self._context, self._pruned = context, list[LayerPlan]()
+        loaded, batches = context.loaded, context.calibration.batches
+        self._whole = Stream(loaded, batches, context.sampling)
+        self._student = Stream(loaded, batches, context.sampling, self._changes)
+
+    def measure(self, pruned: Sequence[LayerPlan]) -> Measured:
+        """The network after those in `pruned`, all its neurons there; one more each time."""
+        self._pruned = list(pruned)
+        ffn = self._context.feedforwards[len(pruned)]
+        self._whole.go_to(ffn)
+        self._student.go_to(ffn)
+        return measure(ffn, self._student, len(self._context.calibration.batches), self._whole)
+
+    def _changes(self) -> Changes:
+        """What has changed in the layers that are still to run."""
+        done = len(self._pruned)
+        first = max(done - 1, 0) if can_walk(self._context.loaded) else 0
+        return replaced(self._context.feedforwards[first:done], self._pruned[first:])
+
+
+def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None = None) -> Measured:
+    """What a network is pruned by, with what it lacks of the `whole` model's residual stream.
+
+    Args:
+        ffn: the network.
+        model: has gone to it.
+        batches: how many there are.
+        whole: the unpruned model, has gone to it too; None where `model` is unpruned itself.
+    """
+    neurons, outputs, tokens, energy = ffn.width, ffn.hidden_size, 0, 0.0
+    moments, mean = torch.zeros(neurons, neurons, dtype=torch.float64), torch.zeros(neurons, dtype=torch.float64)
+    products, lack = torch.zeros(neurons, outputs, dtype=torch.float64), torch.zeros(outputs, dtype=torch.float64)
+    for number in range(batches):
+        found = model.read(number)
+        rows = found.activations
+        tokens += len(rows)
+        moments += (rows.T @ rows).cpu()  # into float64
+        mean += rows.sum(dim=0).cpu()
+        if whole is not None:
+            lacking = whole.read(number).total - found.total
+            products += (rows.T @ lacking).cpu()
+            lack += lacking.sum(dim=0).cpu()
+            energy += float(lacking.square().sum())
+    drift = None if whole is None else Drift(products / tokens, lack / tokens, energy / tokens)
+    return Measured(moments / tokens, mean / tokens, drift)
