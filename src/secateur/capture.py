@@ -18,6 +18,8 @@ from secateur.models.feedforward import FeedForward
 from secateur.results import Progress, no_progress
 
 Sampling = Literal["cls", "tokens", "mean"]
+ROWS_AT_ONCE = 2048
+"""Activation rows that wait until they are multiplied together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,39 @@ class LayerStatistics:
         return (self.squared_norm / self.tokens).sqrt()
 
 
+class ProductSum:
+    """Running sum of x^T y over rows: float32 products of a few thousand rows at a time, added up in float64."""
+
+    def __init__(self, left: int, right: int) -> None:
+        self._total = torch.zeros(left, right, dtype=torch.float64)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._rows = 0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take in (n, left) and (n, right) float32."""
+        self._waiting.append((x, y))
+        self._rows += len(x)
+        if self._rows >= ROWS_AT_ONCE:
+            self._multiply()
+
+    def finish(self) -> Tensor:
+        """(left, right) float64, the sum so far, on the CPU."""
+        self._multiply()
+        return self._total
+
+    def _multiply(self) -> None:
+        if self._waiting:
+            x, y = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            self._total += (x.T @ y).cpu()
+        self._waiting, self._rows = [], 0
+
+
 class StatisticsFitter:
     """Running sums of one layer's activations and a reservoir of rows; `finish` gives the frozen result.
 
-    Sums are float32 within a batch and float64 in total. Rows are drawn without replacement: each gets a random key
-    from one stream, and those with the smallest keys stay. So the draw depends on the order of rows alone, not on how
-    they were batched, and is the same for every layer that sees the same rows.
+    Sums are float32 within a batch (products: within a few) and float64 in total. Rows are drawn without replacement:
+    each gets a random key from one stream, and those with the smallest keys stay. So the draw depends on the order of
+    rows alone, not on how they were batched, and is the same for every layer that sees the same rows.
     """
 
     def __init__(self, neurons: int, samples: int, seed: int, *, with_second_moments: bool) -> None:
@@ -56,7 +85,7 @@ class StatisticsFitter:
         self._sum = torch.zeros(neurons, dtype=torch.float64)
         self._squares = torch.zeros(neurons, dtype=torch.float64)
         self._row_squares = torch.zeros(neurons, dtype=torch.float64)
-        self._products = torch.zeros(neurons, neurons, dtype=torch.float64) if with_second_moments else None
+        self._products = ProductSum(neurons, neurons) if with_second_moments else None
         self._samples = samples
         self._random = np.random.default_rng(seed)
         self._largest_key = np.inf
@@ -79,7 +108,7 @@ class StatisticsFitter:
         self._sum += rows.sum(dim=0).double().cpu()
         self._squares += rows.square().sum(dim=0).double().cpu()
         if self._products is not None:
-            self._products += (rows.T @ rows).cpu()
+            self._products.add(rows, rows)
         self._draw(candidates)
         return self
 
@@ -106,7 +135,7 @@ class StatisticsFitter:
             tokens=self._tokens,
             mean=self._sum / self._tokens,
             squared_norm=self._squares,
-            second_moments=None if self._products is None else self._products / self._tokens,
+            second_moments=None if self._products is None else self._products.finish() / self._tokens,
             samples=self._rows[0],
             row_strength=self._row_squares.sqrt(),
         )

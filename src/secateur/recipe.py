@@ -103,8 +103,8 @@ class Recipe(BaseModel):
     """Threshold of algorithm1 among a layer's informations; --keep is not heeded (default: met by lowering it)."""
     mi_memory: ByteSize | None = _bounded(None, "a size such as 4GB")
     """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
-    shrinkage: float = _bounded(0.3, "a number above 0", gt=0, allow_inf_nan=False)
-    """How far `secateur` shrinks correlations between neurons, to 1 / (1 + this) of what was measured."""
+    noise: float = _bounded(0.3, "a number of at least 0", ge=0, allow_inf_nan=False)
+    """Noise that `secateur` assumes in each activation, in units of the variance that no other neuron carries."""
     ridge: float = _bounded(0.1, "a number above 0", gt=0, allow_inf_nan=False)
     """How strongly the refit holds on to the original weights, in units of the mean second moment."""
     allocation: Literal["uniform", "global"] = "uniform"

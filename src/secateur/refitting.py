@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.capture import ProductSum
+from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward, replaced
 from secateur.refit import Drift, refit_down, relative_output_error
 from secateur.results import LayerPlan, Update
@@ -94,14 +96,16 @@ class _Pair:
     def __init__(self, context: Measurable) -> None:
         self._context, self._pruned = context, list[LayerPlan]()
         loaded, batches = context.loaded, context.calibration.batches
-        self._whole = Stream(loaded, batches, context.sampling)
+        has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
+        self._whole = Stream(loaded, batches, context.sampling) if has_target else None
         self._student = Stream(loaded, batches, context.sampling, self._changes)
 
     def measure(self, pruned: Sequence[LayerPlan]) -> Measured:
         """The network after those in `pruned`, all its neurons there; one more each time."""
         self._pruned = list(pruned)
         ffn = self._context.feedforwards[len(pruned)]
-        self._whole.go_to(ffn)
+        if self._whole is not None:
+            self._whole.go_to(ffn)
         self._student.go_to(ffn)
         return measure(ffn, self._student, len(self._context.calibration.batches), self._whole)
 
@@ -122,18 +126,18 @@ def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None 
         whole: the unpruned model, has gone to it too; None where `model` is unpruned itself.
     """
     neurons, outputs, tokens, energy = ffn.width, ffn.hidden_size, 0, 0.0
-    moments, mean = torch.zeros(neurons, neurons, dtype=torch.float64), torch.zeros(neurons, dtype=torch.float64)
-    products, lack = torch.zeros(neurons, outputs, dtype=torch.float64), torch.zeros(outputs, dtype=torch.float64)
+    moments, products = ProductSum(neurons, neurons), ProductSum(neurons, outputs)
+    mean, lack = torch.zeros(neurons, dtype=torch.float64), torch.zeros(outputs, dtype=torch.float64)
     for number in range(batches):
         found = model.read(number)
         rows = found.activations
         tokens += len(rows)
-        moments += (rows.T @ rows).cpu()  # into float64
+        moments.add(rows, rows)
         mean += rows.sum(dim=0).cpu()
         if whole is not None:
             lacking = whole.read(number).total - found.total
-            products += (rows.T @ lacking).cpu()
+            products.add(rows, lacking)
             lack += lacking.sum(dim=0).cpu()
             energy += float(lacking.square().sum())
-    drift = None if whole is None else Drift(products / tokens, lack / tokens, energy / tokens)
-    return Measured(moments / tokens, mean / tokens, drift)
+    drift = None if whole is None else Drift(products.finish() / tokens, lack / tokens, energy / tokens)
+    return Measured(moments.finish() / tokens, mean / tokens, drift)

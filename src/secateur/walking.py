@@ -198,15 +198,27 @@ def _enter(model: Any, layers: Sequence[nn.Module], batch: Batch) -> _Passage:
 
 @contextmanager
 def _noting_calls(layers: Sequence[nn.Module], passage: _Passage) -> Iterator[None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Note what layers are called with; only the first one runs, the others give back what the first one gave."""
+    first: list[Any] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         if not passage.calls:
             passage.states = args[0] if args else kwargs["hidden_states"]
         passage.calls.append((args[1:], named))
 
-    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+    def after(module: nn.Module, args: tuple[Any, ...], found: Any) -> None:
+        first.append(found)
+
+    forwards = [layer.forward for layer in layers]
+    handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+    handles.append(layers[0].register_forward_hook(after))
     try:
+        for layer in layers[1:]:
+            layer.forward = lambda *args, **kwargs: first[0]
         yield
     finally:
+        for layer, forward in zip(layers, forwards, strict=True):
+            layer.forward = forward
         for handle in handles:
             handle.remove()

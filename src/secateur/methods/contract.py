@@ -38,7 +38,7 @@ CHOOSING_SETTINGS = frozenset(
         "refit",
         "in_turn",
         "information",
-        "shrinkage",
+        "noise",
         "ridge",
         *INFORMATION_SETTINGS,
         *CLUSTER_SETTINGS,

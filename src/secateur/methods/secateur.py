@@ -30,16 +30,16 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     """Remove, one at a time, the neuron of least importance^2 x exp(-2 I(z_j; z of those that are left)).
 
     Importance is the root mean square of the activation x the length of the neuron's down-projection column, and I the
-    mutual information in nats of Gaussian activations with these second moments, correlations shrunk by
-    1 / (1 + shrinkage): importance^2 exp(-2 I) is what is left of a neuron's share in the output when the others make
-    up for it as well as they can, and they do so before the next one is chosen (`order_removals`). `information=False`
-    is I = 0: plain importance.
+    mutual information in nats of Gaussian activations with these second moments, under independent noise of `noise` x
+    Var(z_j | z of all others): importance^2 exp(-2 I) is what is left of a neuron's share in the output when the others
+    make up for it as well as they can, and they do so before the next one is chosen (`order_removals`).
+    `information=False` is I = 0: plain importance.
 
     Each network is measured where those before it are pruned and refitted already (`refit_in_turn`), unless
     `in_turn=False` or nothing is refitted. Under one budget for all networks, widths come from `allocate`.
 
     Source:
-        Its own; docs/method.md derives it. Without shrinkage and in the unpruned model the order is that of OSSCAR.
+        Its own; docs/method.md derives it. Without noise and in the unpruned model the order is that of OSSCAR.
     """
     recipe, ffns = context.recipe, context.feedforwards
     widths = allocate(context) if recipe.allocation == "global" else [context.width] * len(ffns)
@@ -63,9 +63,9 @@ def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: 
         squared = moments.diagonal() * columns.square().sum(dim=1)
         gone = torch.argsort(squared, stable=True)[:count]
         return Removals(gone, squared[gone])
-    diagonal = moments.diagonal()
-    floor = FLOOR * diagonal.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    diagonal.mul_(1 + recipe.shrinkage).add_(floor)
+    moments.diagonal().add_(FLOOR * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
+    unique = 1 / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()  # (K,) variance given all others
+    moments.diagonal().add_(recipe.noise * unique)
     return order_removals(moments, columns, count)
 
 
@@ -109,7 +109,7 @@ def measure_whole(context: PruningContext) -> Iterator[Measured]:
 
 def _settings(context: PruningContext) -> tuple[object, ...]:
     recipe = context.recipe
-    return recipe.information, recipe.shrinkage, recipe.ridge
+    return recipe.information, recipe.noise, recipe.ridge
 
 
 def _cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:

@@ -1,0 +1,215 @@
+"""Networks pruned one after another, and Secateur's own choice, each against a few lines of float64."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from secateur import refitting
+from secateur.methods import METHODS
+from secateur.methods.secateur import allocate, order
+from secateur.methods.sensitivity import Probe
+from secateur.models.cutting import cut_
+from secateur.models.families import find_feedforwards
+from secateur.models.feedforward import replaced
+from secateur.models.loading import hash_weights, wrap_model
+from secateur.models.sublayers import read_sublayer
+from secateur.pipeline import as_plan, make_plan, open_context, refit_layers
+from secateur.recipe import make_recipe
+from secateur.refitting import Measured
+from secateur.results import LayerPlan, Update
+from secateur.selection.allocation import allocate_widths
+
+WIDTH = 12
+
+
+def open_on(case, *, model=None, method="secateur", **settings):
+    """A context on random batches, half of the neurons to stay."""
+    model = model or tiny.make_model(case)
+    given = [tiny.make_inputs(model, rows=3, tokens=12, seed=seed) for seed in range(6)]
+    recipe = make_recipe({"method": method, "keep": 0.5, "round_to": 1, **settings})
+    return open_context(wrap_model(model, tiny.make_tokenizer()), given, recipe)
+
+
+def cut_copy(context, layers):
+    """The model with some networks cut, the others padded to whole width by the rest of the plan."""
+    model = copy.deepcopy(context.loaded.model)
+    cut_(model, context.loaded.family, as_plan(context, tuple(layers)))
+    return wrap_model(model)
+
+
+def read_all(loaded, place, batches):
+    ffn = find_feedforwards(loaded.model, loaded.family)[place]
+    return [read_sublayer(loaded, ffn, batch) for batch in batches]
+
+
+@pytest.mark.parametrize("case", ["bert", "llama", "gpt2", "phi3"])
+def test_a_replaced_network_computes_what_the_cut_one_does_and_comes_back(case):
+    context = open_on(case)
+    model, batch = context.loaded.model, context.calibration.batches[0]
+    before, original = hash_weights(model), tiny.outputs(model, batch)
+    plan = make_plan(context)
+    with replaced(context.feedforwards, plan.layers):
+        inside = tiny.outputs(model, batch)
+    assert torch.allclose(inside, tiny.outputs(cut_copy(context, plan.layers).model, batch), atol=1e-5)
+    assert not torch.allclose(inside, original, atol=1e-5)
+    assert hash_weights(model) == before
+
+
+def test_weights_come_back_even_after_an_error():
+    context = open_on("bert")
+    before = hash_weights(context.loaded.model)
+    wrong = LayerPlan(context.feedforwards[0].path, 24, np.arange(3), Update(torch.zeros(4, 5)))
+    with pytest.raises(RuntimeError), replaced(context.feedforwards[:1], [wrong]):
+        pass
+    assert hash_weights(context.loaded.model) == before
+
+
+@pytest.mark.parametrize("case", ["bert", "llama", "opt", "modernbert"])
+def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pruned_so_far(case):
+    context = open_on(case, method="magnitude", ridge=0.2, sampling="tokens")
+    first, second = refit_layers(context, METHODS["magnitude"].plan(context))
+    batches = context.calibration.batches
+    whole = read_all(context.loaded, 1, batches)
+    student = read_all(cut_copy(context, [first]), 1, batches)
+    z = torch.cat([part.activations for part in student]).double()
+    target = torch.cat([a.total - b.residual for a, b in zip(whole, student, strict=True)]).double()
+    columns = context.down_columns(1).double()[second.kept]
+    if second.update.bias is None:
+        strength = 0.2 * z.square().mean(dim=0).mean() * len(z)
+    else:
+        target, mean, z_mean = target - target.mean(dim=0), target.mean(dim=0), z.mean(dim=0)
+        z = z - z_mean
+        strength = 0.2 * z.square().mean(dim=0).mean() * len(z)
+    kept = z[:, second.kept]
+    system = kept.T @ kept + strength * torch.eye(WIDTH, dtype=torch.float64)
+    wanted = torch.linalg.solve(system, kept.T @ target + strength * columns)
+    assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
+    if second.update.bias is not None:
+        assert torch.allclose(second.update.bias.double(), mean - z_mean[second.kept] @ wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["bert", "llama"])
+def test_layers_run_one_at_a_time_give_what_whole_passes_give(case, monkeypatch):
+    walked = make_plan(open_on(case)).layers
+    monkeypatch.setattr("secateur.walking.can_walk", lambda loaded: False)
+    monkeypatch.setattr(refitting, "can_walk", lambda loaded: False)
+    for a, b in zip(walked, make_plan(open_on(case)).layers, strict=True):
+        assert a.kept.tolist() == b.kept.tolist()
+        assert torch.allclose(a.update.weight, b.update.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["albert", "t5", "gemma2", "vit"])
+def test_it_does_without_a_single_stack_and_without_a_residual_that_can_be_told(case):
+    context = open_on(case)
+    layers = make_plan(context).layers
+    assert all(layer.width == WIDTH and bool(torch.isfinite(layer.update.weight).all()) for layer in layers)
+    for layer in layers:
+        assert layer.figures["relative_error_refit"] < layer.figures["relative_error_cut"]
+
+
+def test_where_the_residual_is_unknown_each_network_is_fitted_to_its_own_output():
+    context = open_on("gemma2", method="magnitude", ridge=0.2)
+    first, second = refit_layers(context, METHODS["magnitude"].plan(context))
+    z = torch.cat([part.activations for part in read_all(cut_copy(context, [first]), 1, context.calibration.batches)])
+    z, columns = z.double(), context.down_columns(1).double()
+    kept, strength = z[:, second.kept], 0.2 * z.square().mean(dim=0).mean() * len(z)
+    system = kept.T @ kept + strength * torch.eye(WIDTH, dtype=torch.float64)
+    wanted = torch.linalg.solve(system, kept.T @ z @ columns + strength * columns[second.kept])
+    assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
+
+
+def make_measured(neurons=8, seed=0):
+    x = torch.randn(200, neurons, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x[:, 3] = x[:, 0] + 0.1 * x[:, 3]
+    return Measured(x.T @ x / 200, x.mean(dim=0))
+
+
+class TestChoice:
+    """Importance, less what the others carry."""
+
+    def test_a_removal_costs_importance_less_the_information_with_those_left(self):
+        context = open_on("llama", noise=0.1)
+        ffn = context.feedforwards[0]
+        measured = make_measured(ffn.width)
+        found = order(context, ffn, measured, 1)
+        unique = 1 / torch.linalg.inv(measured.second_moments).diagonal()
+        noisy = measured.second_moments + 0.1 * torch.diag(unique)
+        costs = []
+        for j in range(ffn.width):
+            others = [k for k in range(ffn.width) if k != j]
+            own, rest = noisy[j, j].log(), torch.logdet(noisy[others][:, others])
+            information = 0.5 * (own + rest - torch.logdet(noisy))  # nats, Gaussian
+            costs.append(noisy[j, j] * ffn.down_columns()[j].double().square().sum() * (-2 * information).exp())
+        assert int(found.order[0]) == int(torch.stack(costs).argmin())
+        assert float(found.costs[0]) == pytest.approx(float(min(costs)), rel=1e-3)
+
+    def test_without_information_plain_importance_decides(self):
+        context = open_on("llama", information=False, in_turn=False)
+        for place, layer in enumerate(METHODS["secateur"].plan(context)):
+            importance = context.importance(place)
+            assert set(layer.kept.tolist()) == set(np.argsort(-importance)[:WIDTH].tolist())
+
+
+class TestAllocation:
+    """One budget for all networks."""
+
+    def test_the_cheapest_next_neuron_of_all_layers_goes(self):
+        costs = [np.array([1.0, 5.0, 2.0, 9.0]), np.array([3.0, 4.0, 6.0])]
+        assert [allocate_widths(costs, [5, 4], total) for total in (9, 7, 6, 4, 3)] == [
+            [5, 4],
+            [4, 3],
+            [4, 2],
+            [2, 2],  # the third costs 2, but only after one that costs 5
+            [2, 1],
+        ]
+
+    @pytest.mark.parametrize("case", ["bert", "llama"])
+    def test_a_network_that_the_outputs_do_not_depend_on_loses_most(self, case):
+        model = tiny.make_model(case)
+        with torch.no_grad():
+            find_feedforwards(model, tiny.family_of(model))[1].down.weight.mul_(1e-2)
+        context = open_on(case, model=model, allocation="global")
+        before = hash_weights(model)
+        widths = allocate(context)
+        assert sum(widths) == context.budget
+        assert widths[1] < widths[0]
+        assert hash_weights(model) == before
+        assert [layer.width for layer in make_plan(context).layers] == widths
+
+
+class TestProbe:
+    """How far outputs move."""
+
+    def test_the_distance_of_a_head_is_the_divergence_of_what_it_says(self):
+        context = open_on("llama")
+        probe = Probe(context.loaded, context.calibration, "tokens", 0)
+        assert probe.distance() == 0
+        plan = make_plan(context)
+        before = self.log_probabilities(context)
+        with replaced(context.feedforwards, plan.layers):
+            after, found = self.log_probabilities(context), probe.distance()
+        assert found == pytest.approx(float((before.exp() * (before - after)).sum(dim=-1).mean()), rel=1e-4)
+
+    def log_probabilities(self, context):
+        parts = []
+        for batch in context.calibration.sample_rows(4, 0).batches:
+            parts.append(tiny.outputs(context.loaded.model, batch)[batch["attention_mask"].bool()])
+        return torch.cat(parts).double().log_softmax(dim=-1)
+
+    def test_of_hidden_states_it_is_the_share_of_their_variance(self):
+        model = tiny.make_model("bert").bert
+        context = open_on("bert", model=model)
+        probe = Probe(context.loaded, context.calibration, "tokens", 0)
+        assert probe.distance() == 0
+        with torch.no_grad():  # the last norm moves all states by 1
+            model.encoder.layer[1].output.LayerNorm.bias.add_(1.0)
+        states = torch.cat([self.states(model, batch) for batch in context.calibration.draw_batches(256, 0)])
+        variance = (states - states.mean(dim=0)).square().mean()
+        assert probe.distance() == pytest.approx(float(1 / variance), rel=1e-4)
+
+    def states(self, model, batch):
+        with torch.inference_mode():
+            return model(**batch).last_hidden_state[batch["attention_mask"].bool()]
