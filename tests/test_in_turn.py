@@ -21,6 +21,7 @@ from secateur.recipe import make_recipe
 from secateur.refitting import Measured
 from secateur.results import LayerPlan, Update
 from secateur.selection.allocation import allocate_widths
+from secateur.walking import Walk
 
 WIDTH = 12
 
@@ -213,3 +214,17 @@ class TestProbe:
     def states(self, model, batch):
         with torch.inference_mode():
             return model(**batch).last_hidden_state[batch["attention_mask"].bool()]
+
+
+def test_entering_a_walk_runs_one_layer_and_leaves_no_trace():
+    model = tiny.make_model("llama")
+    loaded, batch, ran = wrap_model(model), tiny.make_inputs(model), []
+    wrapped = model.model.layers[1].forward = model.model.layers[1].forward  # as accelerate does
+    for place, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_hook(lambda *_, place=place: ran.append(place))
+    walk = Walk(loaded, [batch])
+    assert ran == [0]
+    assert "forward" not in vars(model.model.layers[0])
+    assert model.model.layers[1].forward is wrapped
+    walk.go_to(find_feedforwards(model, loaded.family)[1])
+    assert ran == [0, 0]

@@ -105,8 +105,8 @@ class Recipe(BaseModel):
     """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
     noise: float = _bounded(0.3, "a number of at least 0", ge=0, allow_inf_nan=False)
     """Noise that `secateur` assumes in each activation, in units of the variance that no other neuron carries."""
-    ridge: float = _bounded(0.1, "a number above 0", gt=0, allow_inf_nan=False)
-    """How strongly the refit holds on to the original weights, in units of the mean second moment."""
+    ridge: float | None = _bounded(None, "a number above 0", gt=0, allow_inf_nan=False)
+    """Hold of the original weights on the refit, in mean second moments (default: 0.3 for decoders, else 0.01)."""
     allocation: Literal["uniform", "global"] = "uniform"
     """One width for all networks, or (methods that define it) the best neurons of all networks together."""
     magnitude: Literal["incoming-l1", "group-l1", "down-l2", "group-l2", "peak-to-peak"] = "incoming-l1"

@@ -210,7 +210,7 @@ def _noting_calls(layers: Sequence[nn.Module], passage: _Passage) -> Iterator[No
     def after(module: nn.Module, args: tuple[Any, ...], found: Any) -> None:
         first.append(found)
 
-    forwards = [layer.forward for layer in layers]
+    own = [vars(layer).get("forward") for layer in layers]  # such as a library's that has wrapped it
     handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     handles.append(layers[0].register_forward_hook(after))
     try:
@@ -218,7 +218,9 @@ def _noting_calls(layers: Sequence[nn.Module], passage: _Passage) -> Iterator[No
             layer.forward = lambda *args, **kwargs: first[0]
         yield
     finally:
-        for layer, forward in zip(layers, forwards, strict=True):
-            layer.forward = forward
+        for layer, forward in zip(layers, own, strict=True):
+            vars(layer).pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
         for handle in handles:
             handle.remove()

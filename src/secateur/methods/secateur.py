@@ -48,14 +48,14 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
         return _cut(ffns[place], order(context, ffns[place], measured, ffns[place].width - widths[place]).order)
 
     if recipe.refit and recipe.in_turn:
-        return refit_in_turn(context, choose, ridge=recipe.ridge)
+        return refit_in_turn(context, choose, ridge=context.ridge)
     return tuple(choose(place, measured) for place, measured in enumerate(measure_whole(context)))
 
 
 def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
     """The first `count` neurons of a network to go, and what each costs its output."""
     recipe, everything = context.recipe, np.arange(ffn.width)
-    columns = refit_columns(ffn, everything, measured, ridge=recipe.ridge).weight  # what drifted made up for already
+    columns = refit_columns(ffn, everything, measured, ridge=context.ridge).weight  # what drifted made up for already
     moments = measured.second_moments.clone()
     if ffn.has_output_bias:  # which makes up for means
         moments -= torch.outer(measured.mean, measured.mean)
@@ -91,7 +91,7 @@ def _measure_costs(context: PruningContext) -> list[NDArray[np.float64]]:
     for place, (ffn, measured) in enumerate(zip(context.feedforwards, measure_whole(context), strict=True)):
         removals = order(context, ffn, measured, ffn.width - max(1, round(LEAST_KEEP * ffn.width)))
         tried = ffn.width - max(1, round(PROBE_KEEP * ffn.width))
-        layer = refit_network(ffn, _cut(ffn, removals.order[:tried]), measured, ridge=context.recipe.ridge)
+        layer = refit_network(ffn, _cut(ffn, removals.order[:tried]), measured, ridge=context.ridge)
         with replaced([ffn], [layer]):
             distance = probe.distance()
         costs.append((removals.costs * (distance / removals.costs[:tried].sum())).numpy())
@@ -109,7 +109,7 @@ def measure_whole(context: PruningContext) -> Iterator[Measured]:
 
 def _settings(context: PruningContext) -> tuple[object, ...]:
     recipe = context.recipe
-    return recipe.information, recipe.noise, recipe.ridge
+    return recipe.information, recipe.noise, context.ridge
 
 
 def _cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:

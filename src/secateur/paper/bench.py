@@ -173,7 +173,7 @@ def prune_and_score(
 
 def open_pruning(bench: Bench, variant: Variant, seed: int) -> PruningContext:
     """A fine-tuned model measured for a variant; with second moments, so that it can be refitted."""
-    refit = {"refit": True, "in_turn": False}
+    refit = {"refit": True, "in_turn": False, "ridge": 0.1}
     recipe = make_recipe({**variant.settings, **refit, "round_to": 1, "seed": seed, "device": "cpu"})
     return open_context(bench.loaded, bench.calibration(variant.share, variant.least_rows, seed), recipe)
 
