@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,8 +42,13 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     Source:
         Its own; docs/method.md derives it. Without noise and in the unpruned model the order is that of OSSCAR.
     """
+    is_global = context.recipe.allocation == "global"
+    return plan_widths(context, allocate(context) if is_global else [context.width] * len(context.feedforwards))
+
+
+def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPlan, ...]:
+    """`plan_by_set_information` with these neurons kept in each network."""
     recipe, ffns = context.recipe, context.feedforwards
-    widths = allocate(context) if recipe.allocation == "global" else [context.width] * len(ffns)
 
     def choose(place: int, measured: Measured) -> LayerPlan:
         return _cut(ffns[place], order(context, ffns[place], measured, ffns[place].width - widths[place]).order)
@@ -76,27 +82,38 @@ def allocate(context: PruningContext) -> list[int]:
     model's outputs move when its network alone is cut to 0.3 of its neurons and refitted: the share that it has in the
     squared error of the network's own output by then. The distance is that of `Probe`; costs add up.
     """
-    return list(context.once(("widths", context.budget, *_settings(context)), lambda: _allocate(context)))
-
-
-def _allocate(context: PruningContext) -> list[int]:
-    costs = context.once(("removal costs", *_settings(context)), lambda: _measure_costs(context))
+    recipe = context.recipe
+    key = ("removal profiles", recipe.information, recipe.noise, context.ridge)
+    profiles = context.once(key, lambda: measure_profiles(context))
+    costs = [profile.costs * (profile.distance / profile.costs[: profile.tried].sum()) for profile in profiles]
     return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
 
 
-def _measure_costs(context: PruningContext) -> list[NDArray[np.float64]]:
-    """(removals,) for each network, in units of `Probe.distance`."""
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What it costs when one network alone loses its neurons."""
+
+    costs: NDArray[np.float64]
+    """(removals,) rise of the squared error of its own output as each goes, in the order of removal."""
+    tried: int
+    """Neurons that were gone when the whole model was tried."""
+    distance: float
+    """How far its outputs had moved by then (`Probe`)."""
+
+
+def measure_profiles(context: PruningContext) -> list[Profile]:
+    """A profile of each network, in the unpruned model."""
     probe = Probe(context.loaded, context.calibration, context.sampling, context.recipe.seed)
-    costs = []
-    for place, (ffn, measured) in enumerate(zip(context.feedforwards, measure_whole(context), strict=True)):
-        removals = order(context, ffn, measured, ffn.width - max(1, round(LEAST_KEEP * ffn.width)))
-        tried = ffn.width - max(1, round(PROBE_KEEP * ffn.width))
+    profiles = []
+    for ffn, measured in zip(context.feedforwards, measure_whole(context), strict=True):
+        most, tried = (ffn.width - max(1, round(keep * ffn.width)) for keep in (LEAST_KEEP, PROBE_KEEP))
+        removals = order(context, ffn, measured, most)
         layer = refit_network(ffn, _cut(ffn, removals.order[:tried]), measured, ridge=context.ridge)
         with replaced([ffn], [layer]):
             distance = probe.distance()
-        costs.append((removals.costs * (distance / removals.costs[:tried].sum())).numpy())
-        context.progress("trying networks", place + 1, len(context.feedforwards))
-    return costs
+        profiles.append(Profile(removals.costs.numpy(), tried, distance))
+        context.progress("trying networks", len(profiles), len(context.feedforwards))
+    return profiles
 
 
 def measure_whole(context: PruningContext) -> Iterator[Measured]:
@@ -105,11 +122,6 @@ def measure_whole(context: PruningContext) -> Iterator[Measured]:
     for ffn in context.feedforwards:
         stream.go_to(ffn)
         yield measure(ffn, stream, len(context.calibration.batches))
-
-
-def _settings(context: PruningContext) -> tuple[object, ...]:
-    recipe = context.recipe
-    return recipe.information, recipe.noise, context.ridge
 
 
 def _cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:

@@ -1,0 +1,164 @@
+"""Ways to choose neurons that were tried: each is choose(context, place, width) -> kept, in the unpruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.feature_selection import mutual_info_regression
+from torch import Tensor
+
+from secateur.information import mutual_information
+from secateur.methods import PruningContext
+from secateur.results import MutualInformation
+from secateur.selection.distances import normalised_distance
+from secateur.selection.elimination import order_removals
+from secateur.selection.medoids import select_medoids
+from secateur.selection.ranking import find_largest_shared, penalise_redundancy, select_top
+
+Kept = np.ndarray[Any, Any]
+Choose = Callable[[PruningContext, int, int], Kept]
+PAIRS = {"alpha": 2.0, "width": 2.0, "batch_size": 500}
+"""Information between pairs, unless a row says otherwise."""
+
+
+def pairs(context: PruningContext, place: int, *, rows: int | None = None, **settings: Any) -> MutualInformation:
+    """Information of all pairs over `rows` sampled tokens (one kernel by default), computed once."""
+    asked = {**PAIRS, **settings}
+    taken = context.statistics[place].samples[: rows or asked["batch_size"]]
+    return context.once(("pairs", place, len(taken), *asked.items()), lambda: mutual_information(taken, **asked))
+
+
+def importance(context: PruningContext, place: int, width: int) -> Kept:
+    """The highest root mean square x length of the outgoing weights."""
+    return select_top(context.importance(place), width)
+
+
+def penalised(context: PruningContext, place: int, width: int, *, soft: float | None = None, **settings: Any) -> Kept:
+    """Importance less the largest share with a more important neuron: the ramp from 1/2, or exp(-soft x share)."""
+    scores = context.importance(place)
+    shared = find_largest_shared(scores, pairs(context, place, **settings))
+    return select_top(penalise_redundancy(scores, shared) if soft is None else scores * np.exp(-soft * shared), width)
+
+
+def relevant(context: PruningContext, place: int, width: int, *, weight: float) -> Kept:
+    """mRMR: one at a time, the highest information with the layer's output less `weight` x mean with those chosen."""
+    rows = context.statistics[place].samples[: PAIRS["batch_size"]]
+    relevance = _information_with(rows, rows @ context.down_columns(place))
+    information = pairs(context, place).values
+    chosen, total = [int(relevance.argmax())], np.zeros(len(relevance))
+    while len(chosen) < width:
+        total += information[chosen[-1]]
+        score = relevance - weight * total / len(chosen)
+        score[chosen] = -np.inf
+        chosen.append(int(score.argmax()))
+    return np.sort(np.array(chosen))
+
+
+def _information_with(rows: Tensor, output: Tensor) -> Kept:
+    """(K,) alpha = 2 information in nats of each neuron with the whole output, kernel width its mean distance."""
+    distance = torch.cdist(output.double(), output.double())
+    of_output = torch.exp(-(distance / distance.mean()).square())  # (n, n), squared Gram
+    scaled = rows.double() / (rows.double().std(dim=0, correction=0).clamp(min=1e-12) * PAIRS["width"])
+    found = []
+    for values in scaled.T:
+        own = torch.exp(-(values[:, None] - values).square())  # (n, n), squared Gram
+        found.append(float((own * of_output).mean().log() - own.mean().log() - of_output.mean().log()))
+    return np.array(found)
+
+
+def set_order(context: PruningContext, place: int, width: int, *, noise: float, kind: str = "unique") -> Kept:
+    """One removal at a time, with noise in proportion to what no other neuron carries, or to all of a variance."""
+    moments = damped(context, place, 1e-6)
+    size = 1 / invert(moments).diagonal() if kind == "unique" else moments.diagonal().clone()
+    moments.diagonal().add_(noise * size)
+    return _without(order_removals(moments, context.down_columns(place).double(), len(moments) - width).order, moments)
+
+
+def given_all(context: PruningContext, place: int, width: int, *, kind: str) -> Kept:
+    """Importance^2 x exp(-2 I(z_j; all others)), ranked once; I from one of `SHARES`."""
+    share = context.once(("share", kind, place), lambda: SHARES[kind](context, place))
+    return select_top(context.importance(place) ** 2 * share, width)
+
+
+def _linear_share(context: PruningContext, place: int) -> Kept:
+    """(K,) variance of each neuron that a linear prediction from the others leaves, in units of its own."""
+    moments = damped(context, place, 0.01)
+    return (1 / (invert(moments).diagonal() * moments.diagonal())).numpy()
+
+
+def _quadratic_share(context: PruningContext, place: int) -> Kept:
+    """(K,) the same when the squares of the others predict too; on sampled rows, with a strong ridge."""
+    rows = context.statistics[place].samples.double()
+    z = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp(min=1e-12)
+    squares = z.clamp(-4, 4).square()
+    features = torch.cat([z, squares - squares.mean(dim=0)], dim=1)
+    gram = features.T @ features / len(rows)
+    gram.diagonal().add_(0.3 * gram.diagonal().mean())
+    inverse, neurons = invert(gram), rows.shape[1]
+    own = torch.arange(neurons)
+    # a neuron's own square is no predictor: given all but both, their covariance is the inverse of this 2 x 2 block
+    a, b, d = inverse[own, own], inverse[own, own + neurons], inverse[own + neurons, own + neurons]
+    return (d / (a * d - b * b) / gram.diagonal()[:neurons]).numpy()
+
+
+def _neighbour_share(context: PruningContext, place: int) -> Kept:
+    """(K,) exp(-2 I) with I by nearest neighbours between a neuron and its best linear prediction from the others."""
+    inverse = invert(damped(context, place, 0.01))
+    rows = context.statistics[place].samples[:1000].double()
+    predicted = rows - rows @ (inverse / inverse.diagonal())  # (n, K), column j: what the others say of z_j
+    shares = []
+    for j in range(rows.shape[1]):
+        information = mutual_info_regression(predicted[:, j, None].numpy(), rows[:, j].numpy(), random_state=0)
+        shares.append(float(np.exp(-2 * information[0])))
+    return np.array(shares)
+
+
+SHARES = {"linear": _linear_share, "quadratic": _quadratic_share, "neighbours": _neighbour_share}
+
+
+def representatives(context: PruningContext, place: int, width: int, *, weighted: bool) -> Kept:
+    """The most important neuron of each cluster: of k-medoids, or of k-means weighted by importance."""
+    scores, information = context.importance(place), pairs(context, place)
+    distance = normalised_distance(information)
+    if weighted:
+        labels = KMeans(width, n_init=1, random_state=0, max_iter=50).fit(1 - distance, sample_weight=scores).labels_
+    else:
+        labels = distance[select_medoids(distance, width, 0)].argmin(axis=0)
+    best = [int(np.flatnonzero(labels == label)[scores[labels == label].argmax()]) for label in np.unique(labels)]
+    rest = [j for j in np.argsort(-scores) if j not in set(best)][: width - len(best)]
+    return np.sort(np.array([*best, *rest]))
+
+
+def removal_and_pairs(context: PruningContext, place: int, width: int, *, ties: bool) -> Kept:
+    """Removal costs less what pairs share: times (1 - share / 2), or only to part the last tenth from the next."""
+    shared = find_largest_shared(context.importance(place), pairs(context, place))
+    columns, moments = context.down_columns(place).double(), context.second_moments(place).clone()
+    moments.diagonal().mul_(1.1)
+    going = len(moments) - width
+    if not ties:
+        columns = columns * torch.from_numpy(1 - shared / 2).sqrt()[:, None]
+        return _without(order_removals(moments, columns, going).order, moments)
+    order = order_removals(moments, columns, going + going // 10).order.numpy()
+    sure, close = order[: going - going // 10], order[going - going // 10 :]
+    close = close[np.argsort(-shared[close], kind="stable")][: going // 10]
+    return np.setdiff1d(np.arange(len(moments)), np.concatenate([sure, close]))
+
+
+def damped(context: PruningContext, place: int, damping: float) -> Tensor:
+    """(K, K) float64, second moments with a share of the mean diagonal added to it."""
+    moments = context.second_moments(place).clone()
+    moments.diagonal().add_(damping * moments.diagonal().mean())
+    return moments
+
+
+def invert(matrix: Tensor) -> Tensor:
+    """Inverse of a positive definite matrix."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+
+
+def _without(gone: Tensor, moments: Tensor) -> Kept:
+    return np.setdiff1d(np.arange(len(moments)), gone.numpy())

@@ -1,0 +1,176 @@
+"""What was tried for Secateur's own method on SmolLM2-135M, one row of figures each, losses too.
+
+    SECATEUR_DATA=... python benchmarks/ablation/run.py [--part N] [--threads N]
+
+Gap to the dense model in nats a token on the first 16,384 tokens of WikiText-2's test text (32 windows of 512), 24,576
+calibration tokens of the validation text, one draw, float32. Parts 0 to 8 as in README.md. Rows that results.json holds
+are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import choices
+import torch
+from allocations import ALLOCATIONS
+
+from secateur.calibration import take_tokens
+from secateur.checkpoint.manifest import find_versions
+from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
+from secateur.methods import PruningContext
+from secateur.methods.secateur import plan_widths
+from secateur.models.families import find_feedforwards
+from secateur.models.feedforward import replaced
+from secateur.models.loading import LoadedModel, load_model
+from secateur.pipeline import find_width, make_plan, open_context, refit_layers
+from secateur.recipe import make_recipe
+from secateur.results import LayerPlan
+from secateur.texts import open_texts
+
+RESULTS = Path(__file__).with_name("results.json")
+DATA = Path(os.environ["SECATEUR_DATA"])
+TEXT = DATA / "wikitext2"
+KEEPS, TEST_TOKENS, SAMPLES = (0.8, 0.6), 16384, 2000
+BASE: Mapping[str, Any] = {
+    "calibration": str(TEXT / "validation.tokens.txt"),
+    "calibration_tokens": 24576,
+    "round_to": 1,
+    "samples": SAMPLES,
+}
+AT_ONCE: Mapping[str, Any] = {"in_turn": False, "ridge": 0.1}
+"""The refit of parts 1 to 5: cheap, and the same for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing that was tried."""
+
+    part: int
+    """0: parts of the method switched off; 1 to 8: what else was tried."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the recipe."""
+    choose: choices.Choose | None = None
+    """Picks neurons in place of the recipe's method."""
+    widths: str | None = None
+    """Name of an allocation in place of the recipe's."""
+
+
+def _pairs(**settings: Any) -> Row:
+    return Row(1, AT_ONCE, partial(choices.penalised, **settings))
+
+
+def _set(part: int, choose: choices.Choose, **settings: Any) -> Row:
+    return Row(part, {**AT_ONCE, **settings}, choose)
+
+
+ROWS: Mapping[str, Row] = {
+    "secateur": Row(0),
+    "secateur, MI off": Row(0, {"information": False}),
+    "no noise": Row(0, {"noise": 0.0}),
+    "noise 1": Row(0, {"noise": 1.0}),
+    "all at once": Row(0, {"in_turn": False}),
+    "all at once, MI off": Row(0, {"in_turn": False, "information": False}),
+    "no refit": Row(0, {"refit": False}),
+    "no refit, MI off": Row(0, {"refit": False, "information": False}),
+    "global": Row(0, {"allocation": "global"}),
+    "global, MI off": Row(0, {"allocation": "global", "information": False}),
+    "importance": _set(1, choices.importance),
+    "pairs, alpha 1.01, r 0.42, 100 rows": _pairs(alpha=1.01, width=0.42, batch_size=100),
+    "pairs, alpha 2, r 1, 500 rows": _pairs(width=1.0),
+    "pairs, alpha 2, r 2, 500 rows": _pairs(),
+    "pairs, alpha 2, r 6, 500 rows": _pairs(width=6.0),
+    "pairs, alpha 2, r 2, 2000 rows": _pairs(batch_size=2000),
+    "pairs, alpha 2, r 2, 500 rows, debiased": _pairs(debias=2),
+    "pairs, alpha 2, r 2, exp(-share / 2)": _pairs(soft=0.5),
+    "set, linear, no noise": _set(2, partial(choices.set_order, noise=0.0)),
+    "set, linear, noise 0.3 of what is unique": _set(2, partial(choices.set_order, noise=0.3)),
+    "set, linear, noise 0.3 of the variance": _set(2, partial(choices.set_order, noise=0.3, kind="all")),
+    "all others, linear": _set(2, partial(choices.given_all, kind="linear")),
+    "all others, quadratic": _set(2, partial(choices.given_all, kind="quadratic")),
+    "all others, nearest neighbours": _set(2, partial(choices.given_all, kind="neighbours")),
+    "relevance alone": _set(3, partial(choices.relevant, weight=0.0)),
+    "relevance less redundancy": _set(3, partial(choices.relevant, weight=1.0)),
+    "most important of each k-medoids cluster": _set(4, partial(choices.representatives, weighted=False)),
+    "most important of each weighted cluster": _set(4, partial(choices.representatives, weighted=True)),
+    "removal cost x (1 - share / 2)": _set(5, partial(choices.removal_and_pairs, ties=False)),
+    "removal cost, near-ties by share": _set(5, partial(choices.removal_and_pairs, ties=True)),
+    **{f"ridge {ridge}": Row(6, {"ridge": ridge}) for ridge in (0.03, 0.1, 1.0)},
+    **{f"at once, ridge {ridge}": Row(6, {"in_turn": False, "ridge": ridge}) for ridge in (0.01, 0.1)},
+    **{f"widths: {name}": Row(7, widths=name) for name in ALLOCATIONS},
+    **{f"{tokens:,} tokens": Row(8, {"calibration_tokens": tokens}) for tokens in (1024, 4096, 65536, 131072)},
+    "Python's documentation": Row(8, {"calibration": None}),
+    "sentences of SST-2": Row(8, {"calibration": str(DATA / "sst2" / "train.tsv"), "text_column": "sentence"}),
+}
+
+
+def prune(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, keep: float) -> tuple[LayerPlan, ...]:
+    """The layers of a row."""
+    context = _open(loaded, contexts, row, keep)
+    if row.widths is not None:
+        return plan_widths(context, ALLOCATIONS[row.widths](context))
+    if row.choose is None:
+        return make_plan(context).layers
+    kept = [row.choose(context, place, context.width) for place in range(len(context.feedforwards))]
+    return refit_layers(context, context.plan(kept))
+
+
+def _open(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, keep: float) -> PruningContext:
+    """A context on the row's text, measured once where it is the usual one."""
+    recipe = make_recipe({**BASE, **row.settings, "keep": keep})
+    if any(name in row.settings for name in ("calibration", "calibration_tokens")):
+        return open_context(loaded, None, recipe)
+    if "usual" not in contexts:
+        contexts["usual"] = open_context(loaded, None, make_recipe({**BASE, "in_turn": False}))
+    return contexts["usual"].under(recipe, find_width(loaded, recipe))
+
+
+def main() -> None:
+    """Run the rows that are still missing."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--part", type=int, action="append", help="only rows of this part")
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    loaded = load_model("smollm2", dtype="float32")
+    ids = take_tokens(open_texts(TEXT / "test.raw.txt"), loaded.tokenizer, TEST_TOKENS)
+    if "dense" not in results:
+        results["dense"] = list(evaluate_perplexity(loaded.model, ids).window_losses)
+    counts = (511,) * len(results["dense"])
+    contexts: dict[str, PruningContext] = {}
+    for name, row in ROWS.items():
+        for keep in KEEPS:
+            key = f"{name}, keep {keep}"
+            if key in results["rows"] or (asked.part and row.part not in asked.part):
+                continue
+            begun = time.perf_counter()
+            layers = prune(loaded, contexts, row, keep)
+            seconds = time.perf_counter() - begun
+            with replaced(find_feedforwards(loaded.model, loaded.family), layers):
+                score = evaluate_perplexity(loaded.model, ids)
+            gap = compare_losses(PerplexityScore(tuple(results["dense"]), counts), score)
+            results["rows"][key] = {
+                "part": row.part,
+                "keep": keep,
+                "gap_nats": gap.nats,
+                "gap_standard_error_nats": gap.standard_error_nats,
+                "window_losses": list(score.window_losses),
+                "seconds": round(seconds, 1),
+                "widths": [layer.width for layer in layers],
+            }
+            results["versions"], results["threads"] = find_versions(), asked.threads
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            print(f"{key}: {gap.nats:.4f} +- {gap.standard_error_nats:.4f}, {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
