@@ -1,0 +1,80 @@
+"""Time and memory of `prune` from beginning to end, Secateur's own method beside FLAP.
+
+    SECATEUR_DATA=... python benchmarks/cost/run.py [--repetitions 3]
+
+SmolLM2-135M in float32 from safetensors, the defaults of `prune` (32,768 calibration tokens, keep 0.8, refitted) on
+WikiText-2's validation text: reading, measuring, choosing, refitting, writing and verifying. A process for each run,
+the methods in turns. Memory is the highest resident size less that after the imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+import secateur
+from secateur.checkpoint.manifest import find_versions
+
+RESULTS = Path(__file__).with_name("results.json")
+TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2" / "validation.tokens.txt"
+WAYS = {
+    "flap": {"method": "flap"},
+    "flap, refitted at once": {"method": "flap", "in_turn": False},
+    "secateur": {},
+    "secateur, global": {"allocation": "global"},
+}
+
+
+def measure(folder: Path, way: str) -> dict[str, float]:
+    """One run in this process."""
+    import secateur.checkpoint.writing  # what a run imports before it reads the model
+    import secateur.pipeline
+
+    before = psutil.Process().memory_info().rss
+    begun = time.perf_counter()
+    result = secateur.prune(folder / "dense", calibration=str(TEXT), **WAYS[way])
+    result.save(folder / "pruned", overwrite=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": time.perf_counter() - begun, "peak_mb": (peak - before) / 1e6, **result.seconds}
+
+
+def main() -> None:
+    """Run all ways in turns, and write medians."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--child", nargs=2)
+    asked = parser.parse_args()
+    if asked.child:
+        print(json.dumps(measure(Path(asked.child[0]), asked.child[1])))
+        return
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        secateur.prune("smollm2", keep=1.0, refit=False, method="magnitude", dtype="float32").save(folder / "dense")
+        weights = sum(path.stat().st_size for path in (folder / "dense").glob("*.safetensors"))
+        for _ in range(asked.repetitions):
+            for way, found in runs.items():
+                command = [sys.executable, __file__, "--child", name, way]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                found.append(json.loads(done.stdout.splitlines()[-1]))
+                print(way, found[-1], flush=True)
+    medians = {
+        way: {key: statistics.median(run[key] for run in found) for key in ("seconds", "peak_mb")}
+        for way, found in runs.items()
+    }
+    document = {"model_mb": weights / 1e6, "medians": medians, "runs": runs, "versions": find_versions()}
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
