@@ -206,7 +206,7 @@ class TestWriting:
         assert (tmp_path / "out" / "model.safetensors").exists()
 
     def test_the_manifest_names_threads_and_back_end(self, checkpoint, tmp_path):
-        prune(str(checkpoint), threads=1, alpha=2.0, **FAST).save(tmp_path / "out")
+        prune(str(checkpoint), method="redundancy", threads=1, alpha=2.0, **FAST).save(tmp_path / "out")
         manifest = json.loads((tmp_path / "out/secateur/manifest.json").read_text())
         assert manifest["threads"] == 1
         assert manifest["information_backends"] == ["product"]
@@ -371,6 +371,15 @@ class TestReading:
     def test_a_broken_gguf(self, tmp_path):
         (tmp_path / "m.gguf").write_bytes(b"GGUF")
         self.expect_refusal(tmp_path / "m.gguf", "transformers can't read")
+
+    @pytest.mark.parametrize(("processor", "is_slow"), [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])
+    def test_a_processor_that_is_slow_in_bfloat16_is_told_of(self, tmp_path, monkeypatch, processor, is_slow):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+        model = tiny.make_model("llama").to(torch.bfloat16)
+        model.save_pretrained(tmp_path / "model")
+        loaded = load_model(str(tmp_path / "model"), device="cpu")
+        assert any("--dtype float32 goes faster" in warning for warning in loaded.warnings) == is_slow
+        assert load_model(str(tmp_path / "model"), device="cpu", dtype="float32").warnings == ()
 
     def test_several_number_formats_are_mentioned_and_in_memory_refused(self, checkpoint):
         def change(tensors):

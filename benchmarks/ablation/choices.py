@@ -21,15 +21,16 @@ from secateur.selection.ranking import find_largest_shared, penalise_redundancy,
 
 Kept = np.ndarray[Any, Any]
 Choose = Callable[[PruningContext, int, int], Kept]
-PAIRS = {"alpha": 2.0, "width": 2.0, "batch_size": 500}
-"""Information between pairs, unless a row says otherwise."""
+PAIRS = {"alpha": 2.0, "r": 2.0, "batch_size": 500}
+"""Information between pairs, unless a row says otherwise; r is the kernel width in standard deviations."""
 
 
 def pairs(context: PruningContext, place: int, *, rows: int | None = None, **settings: Any) -> MutualInformation:
     """Information of all pairs over `rows` sampled tokens (one kernel by default), computed once."""
     asked = {**PAIRS, **settings}
     taken = context.statistics[place].samples[: rows or asked["batch_size"]]
-    return context.once(("pairs", place, len(taken), *asked.items()), lambda: mutual_information(taken, **asked))
+    key, r = ("pairs", place, len(taken), *asked.items()), asked.pop("r")
+    return context.once(key, lambda: mutual_information(taken, width=r, **asked))
 
 
 def importance(context: PruningContext, place: int, width: int) -> Kept:
@@ -62,7 +63,7 @@ def _information_with(rows: Tensor, output: Tensor) -> Kept:
     """(K,) alpha = 2 information in nats of each neuron with the whole output, kernel width its mean distance."""
     distance = torch.cdist(output.double(), output.double())
     of_output = torch.exp(-(distance / distance.mean()).square())  # (n, n), squared Gram
-    scaled = rows.double() / (rows.double().std(dim=0, correction=0).clamp(min=1e-12) * PAIRS["width"])
+    scaled = rows.double() / (rows.double().std(dim=0, correction=0).clamp(min=1e-12) * PAIRS["r"])
     found = []
     for values in scaled.T:
         own = torch.exp(-(values[:, None] - values).square())  # (n, n), squared Gram

@@ -14,7 +14,7 @@ from secateur.calibration import take_tokens
 from secateur.checkpoint.staging import check_target
 from secateur.evaluation.perplexity import evaluate_perplexity
 from secateur.evaluation.speed import measure_latency
-from secateur.models.loading import LoadedModel, load_model, quiet_transformers
+from secateur.models.loading import LoadedModel, load_model, number_format, quiet_transformers
 from secateur.models.safety import bytes_on_disk, weight_bytes
 from secateur.models.source import find_source
 from secateur.pipeline import PruneResult, carry_out, finish, make_plan, open_context
@@ -59,6 +59,8 @@ class DemoResult:
     """The pruned model."""
     plain_importance_perplexity: float
     """What pruning without information would have given, same width, with refit."""
+    number_format: str
+    """That of the weights, before and after."""
     gguf_bytes: int
     """Size of the GGUF file that the model came from."""
     test_tokens: int
@@ -105,6 +107,7 @@ def run_demo(
         before=before,
         after=after,
         plain_importance_perplexity=plain_score.perplexity,
+        number_format=number_format(loaded.model),
         gguf_bytes=bytes_on_disk(source),
         test_tokens=len(ids),
         seconds=time.perf_counter() - start,

@@ -122,7 +122,8 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Number format of the model that is read and written (default: the source's own; bfloat16 from GGUF)."""
+    """Number format of the model that is read and written (default: the source's own; GGUF: bfloat16, or float32 where
+    the processor is slow in that)."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
 

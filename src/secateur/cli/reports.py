@@ -238,7 +238,7 @@ def demo_rows(result: DemoResult) -> list[Row]:
 
     return [
         *size_rows(result.keep, before.size, after.size),
-        ("weights on disk, bfloat16", _megabytes(before.weight_bytes), _megabytes(after.weight_bytes)),
+        (f"weights on disk, {result.number_format}", _megabytes(before.weight_bytes), _megabytes(after.weight_bytes)),
         ("the GGUF file it came from", _megabytes(result.gguf_bytes), ""),
         row(f"perplexity, {result.test_tokens:,} tokens", "perplexity"),
         (

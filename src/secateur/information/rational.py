@@ -52,13 +52,17 @@ def fit_entropy(alpha: float, smallest_shift: float) -> RationalFit:
     a = columns / weight[:, None]
     b = entropy_loss(x, alpha) / weight
     one = np.ones((GRID, 1))
-    found = linprog(
-        np.append(np.zeros(SHIFTS + 2), 1),  # minimise the largest error, the last variable
-        A_ub=np.block([[a, -one], [-a, -one]]),
-        b_ub=np.append(b, -b),
-        bounds=[(None, None)] * (SHIFTS + 2) + [(0, None)],
-    )
-    if found.x is None:
+    for method in ("highs", "highs-ds", "highs-ipm"):  # where one fails by rounding, another may not
+        found = linprog(
+            np.append(np.zeros(SHIFTS + 2), 1),  # minimise the largest error, the last variable
+            A_ub=np.block([[a, -one], [-a, -one]]),
+            b_ub=np.append(b, -b),
+            bounds=[(None, None)] * (SHIFTS + 2) + [(0, None)],
+            method=method,
+        )
+        if found.x is not None:
+            break
+    else:
         raise RuntimeError(f"no fit for alpha = {alpha}: {found.message}")
     coefficients = found.x[:-1] * np.append(shifts, (1, 1))
     fine = np.geomspace(1e-13, 1, FINE_GRID)

@@ -23,8 +23,8 @@ PROBE_KEEP = 0.3
 """Fraction of a network's neurons that is left when it is tried how much the model depends on the network."""
 LEAST_KEEP = 0.1
 """Fraction of each network's neurons that stays, however little it seems to matter."""
-FLOOR = 1e-6
-"""Added to the diagonal of the second moments, in units of its mean: neurons that never fire are no obstacle."""
+FLOOR = 1e-4
+"""Added to the diagonal of the second moments, in units of its mean: more than rounding, and less than matters."""
 
 
 def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
@@ -63,13 +63,14 @@ def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: 
     recipe, everything = context.recipe, np.arange(ffn.width)
     columns = refit_columns(ffn, everything, measured, ridge=context.ridge).weight  # what drifted made up for already
     moments = measured.second_moments.clone()
+    floor = FLOOR * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
     if ffn.has_output_bias:  # which makes up for means
         moments -= torch.outer(measured.mean, measured.mean)
     if not recipe.information:
         squared = moments.diagonal() * columns.square().sum(dim=1)
         gone = torch.argsort(squared, stable=True)[:count]
         return Removals(gone, squared[gone])
-    moments.diagonal().add_(FLOOR * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
+    moments.diagonal().add_(floor)
     unique = 1 / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()  # (K,) variance given all others
     moments.diagonal().add_(recipe.noise * unique)
     return order_removals(moments, columns, count)
