@@ -1,6 +1,7 @@
 """Methods compared on one model: resuming, honesty of the figures, and that they are those of pruning by itself."""
 
 import csv
+import gc
 import json
 import sys
 import time
@@ -336,6 +337,7 @@ class TestCosts:
             time.sleep(0.05)
             return len(held)
 
+        gc.collect()  # garbage of other tests that goes meanwhile would hide it
         with watch_memory() as watch:
             ledger = Ledger(watch)
             assert ledger.bill(hold)[1].peak_mb > 60
@@ -413,6 +415,7 @@ class TestFiles:
         assert Contender("paper", "uniform").recipe(asked, 0.5).seeds == 3
         assert Contender("paper", "uniform").recipe(plain, 0.5).seeds == PRESETS["paper"]["seeds"]
         assert "--seeds 3" in settings_in(place, tmp_path, seeds=3).describe_command()
+        assert settings_in(place, tmp_path, in_turn=False).describe_command().endswith("--no-in-turn")
 
     def test_what_makes_a_refit_poor_is_warned_of_where_there_is_one(self, place, tmp_path, monkeypatch):
         monkeypatch.setattr(comparison, "find_refit_warnings", lambda context: ["few for a refit"])

@@ -4,7 +4,7 @@ set -euo pipefail
 out="${1:-out/compare}"
 label_free=random,magnitude,minitron,wanda-sp,flap,osscar,kcm,redundancy,importance,medoids,clusters,algorithm1
 all="$label_free,llm-pruner,textpruner,textpruner-self,mask-tuning,kprune"
-common=(--keep 0.6,0.4 --refit both --allocation both --calibration-tokens 24576 --data "$SECATEUR_DATA")
+common=(--keep 0.6,0.4 --refit both --allocation both --calibration-tokens 24576 --data "$SECATEUR_DATA" --no-in-turn --ridge 0.1)
 
 for task in sst2 stsb mrpc qnli; do
   [ -d "$out/models/tiny-$task" ] || secateur finetune "$SECATEUR_MODELS/bert-tiny-base" "$task" "$out/models/tiny-$task" \

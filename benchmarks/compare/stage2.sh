@@ -4,4 +4,4 @@ set -euo pipefail
 out="${1:-out/compare}"
 secateur compare smollm2 --methods flap,llm-pruner,wanda-sp,importance,redundancy --keep 0.9,0.8,0.6 --refit on --allocation both \
   --calibration "$SECATEUR_DATA/wikitext2/validation.tokens.txt" --calibration-tokens 24576 \
-  --text "$SECATEUR_DATA/wikitext2/test.raw.txt" --tokens 32768 --window 512 --dtype bfloat16 --trials 3 --out "$out/stage2"
+  --text "$SECATEUR_DATA/wikitext2/test.raw.txt" --tokens 32768 --window 512 --dtype bfloat16 --no-in-turn --ridge 0.1 --trials 3 --out "$out/stage2"

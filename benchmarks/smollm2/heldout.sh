@@ -7,7 +7,8 @@ here="$(cd "$(dirname "$0")" && pwd)"
 work="$(mktemp -d)"
 tail -c +200001 "$SECATEUR_DATA/wikitext2/test.raw.txt" | tail -n +2 >"$work/later.txt"
 for choice in information no-information; do
-  secateur prune smollm2 "$work/$choice" --keep 0.8 --round-to 1 "--$choice" --alpha 2 --kernel-rows 256 --kernel-width 0.25 \
+  secateur prune smollm2 "$work/$choice" --method redundancy --no-in-turn --ridge 0.1 --keep 0.8 --round-to 1 \
+    "--$choice" --alpha 2 --kernel-rows 256 --kernel-width 0.25 \
     --calibration-tokens 24576 \
     --calibration "$SECATEUR_DATA/wikitext2/validation.tokens.txt" --json >/dev/null
   secateur evaluate "$work/$choice" --against smollm2 --text "$work/later.txt" --tokens 16384 --window 512 \

@@ -28,6 +28,9 @@ RESULTS = Path(__file__).with_name("results.json")
 TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2"
 TEST_TOKENS = 16384
 BASE = {
+    "method": "redundancy",
+    "in_turn": False,
+    "ridge": 0.1,
     "keep": 0.8,
     "round_to": 1,
     "calibration": str(TEXT / "validation.tokens.txt"),

@@ -3,7 +3,7 @@
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 out="$(mktemp -d)"
-secateur prune smollm2 "$out/pruned" --keep 0.8 --round-to 1 --calibration-tokens 24576 \
+secateur prune smollm2 "$out/pruned" --method redundancy --no-in-turn --ridge 0.1 --keep 0.8 --round-to 1 --calibration-tokens 24576 \
   --calibration "$SECATEUR_DATA/wikitext2/validation.tokens.txt" --json >"$out/prune.json"
 secateur evaluate "$out/pruned" --against smollm2 --text "$SECATEUR_DATA/wikitext2/test.raw.txt" \
   --tokens 16384 --window 512 --json >"$out/evaluate.json"

@@ -83,7 +83,7 @@ def run_demo(
 ) -> DemoResult:
     """Prune a demo language model to 80 % width, write it to `out`, and measure it beside the original.
 
-    Activations and information are measured once and serve both choices, with and without information.
+    It is pruned a second time without information, for comparison.
     """
     start = time.perf_counter()
     recipe = recipe or make_recipe({"keep": KEEP})

@@ -172,6 +172,8 @@ def paper_command(
     "calibration_tokens",
     "max_length",
     "batch_size",
+    "in_turn",
+    "noise",
     "ridge",
     "seed",
     "threads",

@@ -29,6 +29,8 @@ NAMED_SETTINGS = (
     "text_column",
     "max_length",
     "batch_size",
+    "in_turn",
+    "noise",
     "ridge",
     "seed",
     "seeds",
@@ -93,9 +95,9 @@ class Settings:
             words += ["--task", self.task] + ([] if self.data is None else ["--data", self.data.name])
         words += ["--trials", str(self.trials), "--calibration-tokens", str(self.recipe.calibration_tokens)]
         for name in NAMED_SETTINGS:
-            value = getattr(self.recipe, name)
+            value, flag = getattr(self.recipe, name), name.replace("_", "-")
             if value != Recipe.model_fields[name].default:
-                words += ["--" + name.replace("_", "-"), _last_part(str(value))]
+                words += [f"--no-{flag}"] if value is False else [f"--{flag}", _last_part(str(value))]
         return shlex.join(words)
 
 
