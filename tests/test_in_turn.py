@@ -180,6 +180,13 @@ class TestAllocation:
         assert hash_weights(model) == before
         assert [layer.width for layer in make_plan(context).layers] == widths
 
+    @pytest.mark.parametrize("keep", [0.05, 0.1, 1.0])
+    def test_the_budget_is_met_however_small(self, keep):
+        context = open_on("llama", keep=keep, allocation="global")
+        widths = allocate(context)
+        assert sum(widths) == context.budget
+        assert min(widths) >= 1
+
 
 class TestProbe:
     """How far outputs move."""

@@ -22,7 +22,7 @@ from secateur.walking import Stream
 PROBE_KEEP = 0.3
 """Fraction of a network's neurons that is left when it is tried how much the model depends on the network."""
 LEAST_KEEP = 0.1
-"""Fraction of each network's neurons that stays, however little it seems to matter."""
+"""Fraction of each network's neurons that stays, however little it seems to matter (or half of what all keep)."""
 FLOOR = 1e-4
 """Added to the diagonal of the second moments, in units of its mean: more than rounding, and less than matters."""
 
@@ -84,8 +84,9 @@ def allocate(context: PruningContext) -> list[int]:
     squared error of the network's own output by then. The distance is that of `Probe`; costs add up.
     """
     recipe = context.recipe
-    key = ("removal profiles", recipe.information, recipe.noise, context.ridge)
-    profiles = context.once(key, lambda: measure_profiles(context))
+    least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
+    key = ("removal profiles", recipe.information, recipe.noise, context.ridge, least)
+    profiles = context.once(key, lambda: measure_profiles(context, least))
     costs = [profile.costs * (profile.distance / profile.costs[: profile.tried].sum()) for profile in profiles]
     return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
 
@@ -102,12 +103,12 @@ class Profile:
     """How far its outputs had moved by then (`Probe`)."""
 
 
-def measure_profiles(context: PruningContext) -> list[Profile]:
-    """A profile of each network, in the unpruned model."""
+def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list[Profile]:
+    """A profile of each network in the unpruned model, down to `least` of its neurons."""
     probe = Probe(context.loaded, context.calibration, context.sampling, context.recipe.seed)
     profiles = []
     for ffn, measured in zip(context.feedforwards, measure_whole(context), strict=True):
-        most, tried = (ffn.width - max(1, round(keep * ffn.width)) for keep in (LEAST_KEEP, PROBE_KEEP))
+        most, tried = (ffn.width - max(1, round(keep * ffn.width)) for keep in (least, PROBE_KEEP))
         removals = order(context, ffn, measured, most)
         layer = refit_network(ffn, _cut(ffn, removals.order[:tried]), measured, ridge=context.ridge)
         with replaced([ffn], [layer]):
