@@ -18,6 +18,7 @@ from secateur.models.loading import hash_weights, wrap_model
 from secateur.models.sublayers import read_sublayer
 from secateur.pipeline import as_plan, make_plan, open_context, refit_layers
 from secateur.recipe import make_recipe
+from secateur.refit import LEAST_HOLD
 from secateur.refitting import Measured
 from secateur.results import LayerPlan, Update
 from secateur.selection.allocation import allocate_widths
@@ -69,24 +70,21 @@ def test_weights_come_back_even_after_an_error():
 
 
 @pytest.mark.parametrize("case", ["bert", "llama", "opt", "modernbert"])
-def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pruned_so_far(case):
-    context = open_on(case, method="magnitude", ridge=0.2, sampling="tokens")
+@pytest.mark.parametrize("drift", [0.25, 1.0])
+def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pruned_so_far(case, drift):
+    context = open_on(case, method="magnitude", ridge=0.2, drift=drift, sampling="tokens")
     first, second = refit_layers(context, METHODS["magnitude"].plan(context))
     batches = context.calibration.batches
     whole = read_all(context.loaded, 1, batches)
     student = read_all(cut_copy(context, [first]), 1, batches)
     z = torch.cat([part.activations for part in student]).double()
-    target = torch.cat([a.total - b.residual for a, b in zip(whole, student, strict=True)]).double()
+    pairs = list(zip(whole, student, strict=True))
+    target = torch.cat([b.output + drift * (a.total - b.total) for a, b in pairs]).double()
     columns = context.down_columns(1).double()[second.kept]
-    if second.update.bias is None:
-        strength = 0.2 * z.square().mean(dim=0).mean() * len(z)
-    else:
+    if second.update.bias is not None:
         target, mean, z_mean = target - target.mean(dim=0), target.mean(dim=0), z.mean(dim=0)
         z = z - z_mean
-        strength = 0.2 * z.square().mean(dim=0).mean() * len(z)
-    kept = z[:, second.kept]
-    system = kept.T @ kept + strength * torch.eye(WIDTH, dtype=torch.float64)
-    wanted = torch.linalg.solve(system, kept.T @ target + strength * columns)
+    wanted = solve_ridge(z, second.kept, target, columns)
     assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
     if second.update.bias is not None:
         assert torch.allclose(second.update.bias.double(), mean - z_mean[second.kept] @ wanted, atol=1e-4)
@@ -111,14 +109,18 @@ def test_it_does_without_a_single_stack_and_without_a_residual_that_can_be_told(
         assert layer.figures["relative_error_refit"] < layer.figures["relative_error_cut"]
 
 
+def solve_ridge(z, places, target, columns, ridge=0.2):
+    own = z.square().sum(dim=0)
+    kept, hold = z[:, places], ridge * own[places] + LEAST_HOLD * own.mean()
+    return torch.linalg.solve(kept.T @ kept + torch.diag(hold), kept.T @ target + hold[:, None] * columns)
+
+
 def test_where_the_residual_is_unknown_each_network_is_fitted_to_its_own_output():
     context = open_on("gemma2", method="magnitude", ridge=0.2)
     first, second = refit_layers(context, METHODS["magnitude"].plan(context))
     z = torch.cat([part.activations for part in read_all(cut_copy(context, [first]), 1, context.calibration.batches)])
     z, columns = z.double(), context.down_columns(1).double()
-    kept, strength = z[:, second.kept], 0.2 * z.square().mean(dim=0).mean() * len(z)
-    system = kept.T @ kept + strength * torch.eye(WIDTH, dtype=torch.float64)
-    wanted = torch.linalg.solve(system, kept.T @ z @ columns + strength * columns[second.kept])
+    wanted = solve_ridge(z, second.kept, z @ columns, columns[second.kept])
     assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
 
 

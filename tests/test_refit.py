@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from secateur.refit import refit_down, relative_output_error
+from secateur.refit import LEAST_HOLD, refit_down, relative_output_error
 
 
 def layer(rows=400, neurons=12, outputs=5, seed=0, offset=0.0):
@@ -14,14 +15,17 @@ def layer(rows=400, neurons=12, outputs=5, seed=0, offset=0.0):
 KEPT = np.array([0, 2, 3, 5, 7, 8])
 
 
-def test_refit_solves_the_ridge_problem():
+@pytest.mark.parametrize("is_isotropic", [False, True])
+def test_refit_solves_the_ridge_problem(is_isotropic):
     z, w = layer()
+    z[:, 3] *= 10
     moments = z.T @ z / len(z)
-    found = refit_down(moments, w, KEPT, ridge=0.03).weight.double()
-    strength = 0.03 * moments.diagonal().mean() * len(z)
-    kept = z[:, KEPT]
-    design = torch.cat([kept, strength.sqrt() * torch.eye(len(KEPT), dtype=torch.float64)])
-    target = torch.cat([z @ w, strength.sqrt() * w[KEPT]])
+    found = refit_down(moments, w, KEPT, ridge=0.03, is_isotropic=is_isotropic).weight.double()
+    own = moments.diagonal()
+    hold = (0.03 * own.mean() if is_isotropic else 0.03 * own[KEPT] + LEAST_HOLD * own.mean()) * len(z)
+    root = (hold * torch.ones(len(KEPT), dtype=torch.float64)).sqrt()
+    design = torch.cat([z[:, KEPT], torch.diag(root)])
+    target = torch.cat([z @ w, root[:, None] * w[KEPT]])
     wanted = torch.linalg.lstsq(design, target).solution
     assert torch.allclose(found, wanted, atol=1e-5)
 

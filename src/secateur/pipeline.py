@@ -243,12 +243,13 @@ def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPla
 
 def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
     """The same neurons, with down projections that make up for those removed."""
-    if context.recipe.in_turn:
-        return refit_in_turn(context, lambda place, measured: layers[place], ridge=context.ridge)
+    ridge, recipe = context.ridge, context.recipe
+    if recipe.in_turn:
+        return refit_in_turn(context, lambda place, measured: layers[place], ridge=ridge, drift=recipe.drift)
     refitted = []
     for place, (ffn, layer) in enumerate(zip(context.feedforwards, layers, strict=True)):
         measured = Measured(context.second_moments(place), context.statistics[place].mean)
-        refitted.append(refit_network(ffn, layer, measured, ridge=context.ridge))
+        refitted.append(refit_network(ffn, layer, measured, ridge=ridge))
         context.progress("refitting", place + 1, len(layers))
     return tuple(refitted)
 

@@ -106,7 +106,9 @@ class Recipe(BaseModel):
     noise: float = _bounded(0.3, "a number of at least 0", ge=0, allow_inf_nan=False)
     """Noise that `secateur` assumes in each activation, in units of the variance that no other neuron carries."""
     ridge: float | None = _bounded(None, "a number above 0", gt=0, allow_inf_nan=False)
-    """Hold of the original weights on the refit, in mean second moments (default: 0.3 for decoders, else 0.01)."""
+    """Noise that a refit assumes in each activation, in its second moments (default: 0.3 for decoders, else 0.01)."""
+    drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
+    """Share of what the residual stream lacks of the unpruned model's that a refit in turn makes up for."""
     allocation: Literal["uniform", "global"] = "uniform"
     """One width for all networks, or (methods that define it) the best neurons of all networks together."""
     magnitude: Literal["incoming-l1", "group-l1", "down-l2", "group-l2", "peak-to-peak"] = "incoming-l1"

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from secateur.results import Update
 
+LEAST_HOLD = 1e-6
+"""Hold on the weights of any neuron, in units of the mean second moment, so that dead ones can be solved for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -33,23 +36,27 @@ def refit_down(
     mean: Tensor | None = None,
     bias: Tensor | None = None,
     drift: Drift | None = None,
+    is_isotropic: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Update:
     """The down projection of the kept neurons that comes nearest to the whole layer's output and what that lacks.
 
     With H the second moments, P the kept and R the removed neurons, W the rows of `columns` and d the drift, this is
-    argmin_V E|z W + d - z_P V|^2 + lambda |V - W_P|^2, that is V = W_P + (H_PP + lambda I)^-1 (H_PR W_R + E[z_P d^T]),
-    with lambda = ridge x mean(diag H). Where the down projection has a bias, moments are taken about the means and the
-    bias takes up the difference of the means, which is the same least-squares problem with an intercept.
+    argmin_V E|z W + d - z_P V|^2 + sum_j lambda_j |V_j - W_j|^2, that is
+    V = W_P + (H_PP + diag lambda_P)^-1 (H_PR W_R + E[z_P d^T]), with lambda_j = ridge x H_jj: what is added is the same
+    as if each activation had noise of `ridge` x its second moment. Where the down projection has a bias, moments are
+    taken about the means and the bias takes up the difference of the means, which is the same least-squares problem
+    with an intercept.
 
     Args:
         second_moments: (K, K) float64, E[z z^T].
         columns: (K, H) float, row j is neuron j's column of the down projection.
         kept: (width,) sorted indices.
-        ridge: lambda in units of the mean of H's diagonal, above 0.
+        ridge: above 0.
         mean: (K,) float64, E[z]; with `bias` only.
         bias: (H,) float, the present output bias.
         drift: what the output lacks besides; None: nothing.
+        is_isotropic: lambda is the same for all neurons, ridge x the mean of H's diagonal.
         dtype: number format of the result, the model's own.
 
     Returns:
@@ -67,7 +74,8 @@ def refit_down(
         products = None if drift is None else drift.products - torch.outer(mean, drift.mean)
     weight = columns.double()
     system = moments[stay][:, stay]
-    system.diagonal().add_(ridge * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
+    average = moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    system.diagonal().add_(ridge * average if is_isotropic else ridge * moments.diagonal()[stay] + LEAST_HOLD * average)
     wanted = moments[stay][:, gone] @ weight[gone]  # (width, H)
     if products is not None:
         wanted += products[stay]

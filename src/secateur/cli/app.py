@@ -175,6 +175,7 @@ def paper_command(
     "in_turn",
     "noise",
     "ridge",
+    "drift",
     "seed",
     "threads",
     "device",

@@ -32,6 +32,7 @@ NAMED_SETTINGS = (
     "in_turn",
     "noise",
     "ridge",
+    "drift",
     "seed",
     "seeds",
     "threads",

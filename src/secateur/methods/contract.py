@@ -40,6 +40,7 @@ CHOOSING_SETTINGS = frozenset(
         "information",
         "noise",
         "ridge",
+        "drift",
         *INFORMATION_SETTINGS,
         *CLUSTER_SETTINGS,
         *RIVAL_SETTINGS,
@@ -47,7 +48,7 @@ CHOOSING_SETTINGS = frozenset(
 )
 """Settings that no measured activation depends on."""
 RIDGE = {"decoder": 0.3, "encoder": 0.01, "encoder-decoder": 0.01, "vision": 0.01}
-"""Default hold of the original weights on the refit, by kind; chosen on SmolLM2 and MiniLM."""
+"""Default noise that a refit assumes in each activation, by kind; chosen on SmolLM2 and MiniLM."""
 T = TypeVar("T")
 
 
@@ -151,7 +152,7 @@ class PruningContext:
 
     @property
     def ridge(self) -> float:
-        """Of the refit, in units of the mean second moment."""
+        """Of the refit, in units of each activation's second moment."""
         return self.recipe.ridge or RIDGE[self.loaded.family.kind]
 
     def require_loss(self) -> None:

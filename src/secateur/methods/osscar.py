@@ -28,7 +28,7 @@ def plan_by_removal_cost(context: PruningContext) -> tuple[LayerPlan, ...]:
         kept.append(np.setdiff1d(np.arange(ffn.width), gone))
         columns = _live_columns(context, place)
         moments = context.second_moments(place)
-        updates.append(refit_down(moments, columns, kept[-1], ridge=DAMPING, dtype=ffn.dtype))
+        updates.append(refit_down(moments, columns, kept[-1], ridge=DAMPING, is_isotropic=True, dtype=ffn.dtype))
         context.progress("removing neurons", place + 1, len(context.feedforwards))
     return context.plan(kept, updates)
 
