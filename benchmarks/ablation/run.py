@@ -14,15 +14,18 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import choices
 import torch
 from allocations import ALLOCATIONS
 
+from secateur import refitting
 from secateur.calibration import take_tokens
 from secateur.checkpoint.manifest import find_versions
 from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
@@ -62,6 +65,13 @@ class Row:
     """Picks neurons in place of the recipe's method."""
     widths: str | None = None
     """Name of an allocation in place of the recipe's."""
+    has_one_ridge: bool = False
+    """Whether all neurons have the same ridge, in units of the mean second moment."""
+
+    def refit(self) -> AbstractContextManager[object]:
+        """The context that the row is made in."""
+        alike = partial(refitting.refit_down, is_isotropic=True)
+        return patch.object(refitting, "refit_down", alike) if self.has_one_ridge else nullcontext()
 
 
 def _pairs(**settings: Any) -> Row:
@@ -103,8 +113,10 @@ ROWS: Mapping[str, Row] = {
     "most important of each weighted cluster": _set(4, partial(choices.representatives, weighted=True)),
     "removal cost x (1 - share / 2)": _set(5, partial(choices.removal_and_pairs, ties=False)),
     "removal cost, near-ties by share": _set(5, partial(choices.removal_and_pairs, ties=True)),
-    **{f"ridge {ridge}": Row(6, {"ridge": ridge}) for ridge in (0.03, 0.1, 1.0)},
-    **{f"at once, ridge {ridge}": Row(6, {"in_turn": False, "ridge": ridge}) for ridge in (0.01, 0.1)},
+    **{f"ridge {ridge}": Row(6, {"ridge": ridge}) for ridge in (0.1, 1.0)},
+    **{f"one ridge for all, {ridge}": Row(6, {"ridge": ridge}, has_one_ridge=True) for ridge in (0.1, 0.3)},
+    **{f"drift {drift}": Row(6, {"drift": drift}) for drift in (0.0, 1.0)},
+    **{f"at once, ridge {ridge}": Row(6, {"in_turn": False, "ridge": ridge}) for ridge in (0.03, 0.1)},
     **{f"widths: {name}": Row(7, widths=name) for name in ALLOCATIONS},
     **{f"{tokens:,} tokens": Row(8, {"calibration_tokens": tokens}) for tokens in (1024, 4096, 65536, 131072)},
     "Python's documentation": Row(8, {"calibration": None}),
@@ -153,7 +165,8 @@ def main() -> None:
             if key in results["rows"] or (asked.part and row.part not in asked.part):
                 continue
             begun = time.perf_counter()
-            layers = prune(loaded, contexts, row, keep)
+            with row.refit():
+                layers = prune(loaded, contexts, row, keep)
             seconds = time.perf_counter() - begun
             with replaced(find_feedforwards(loaded.model, loaded.family), layers):
                 score = evaluate_perplexity(loaded.model, ids)
