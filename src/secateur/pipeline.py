@@ -245,7 +245,7 @@ def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[
     """The same neurons, with down projections that make up for those removed."""
     ridge, recipe = context.ridge, context.recipe
     if recipe.in_turn:
-        return refit_in_turn(context, lambda place, measured: layers[place], ridge=ridge, drift=recipe.drift)
+        return refit_in_turn(context, lambda place, measured: layers[place], ridge=ridge, share=recipe.drift)
     refitted = []
     for place, (ffn, layer) in enumerate(zip(context.feedforwards, layers, strict=True)):
         measured = Measured(context.second_moments(place), context.statistics[place].mean)

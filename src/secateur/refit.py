@@ -17,10 +17,10 @@ LEAST_HOLD = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What a sub-layer's output lacks of the unpruned model's, since networks before it are pruned."""
+    """What a sub-layer's output is to make up for, of what it lacks since networks before it are pruned."""
 
     products: Tensor
-    """(K, H) float64, E[z d^T] of the activations z and what is lacking, d."""
+    """(K, H) float64, E[z d^T] of the activations z and what is to be made up for, d."""
     mean: Tensor
     """(H,) float64, E[d]."""
     energy: float

@@ -27,32 +27,32 @@ class Measured:
     mean: Tensor
     """(K,) float64, E[z]."""
     drift: Drift | None = None
-    """What the output lacks since networks before it are pruned; None: nothing."""
+    """What its output is to make up for besides, since networks before it are pruned; None: nothing."""
 
 
 Choose = Callable[[int, Measured], LayerPlan]
 """Called as choose(place, measured); the neurons of that network that stay."""
 
 
-def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift: float) -> tuple[LayerPlan, ...]:
+def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, share: float) -> tuple[LayerPlan, ...]:
     """Networks pruned one after another, each measured where those before it are already pruned and refitted.
 
-    The target of each is its own output, and `drift` x what the residual stream after it lacks of the unpruned model's,
+    The target of each is its own output, and `share` x what the residual stream after it lacks of the unpruned model's,
     so that it also makes up for what the networks before it got wrong (for families whose residual can't be told, only
-    its own output). All of it would be too much to learn from some ten thousand tokens.
+    its own output).
 
     Args:
         context: a model, its networks and text.
         choose: picks what stays; it may look at what was measured, or know it before.
         ridge: how strongly the refit holds on to the original weights.
-        drift: in [0, 1].
+        share: in [0, 1].
 
     Cost:
         Three runs of each layer (where layers are shared or form two stacks, two forward passes up to each network);
         n K (K + H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
         second moments.
     """
-    pair, pruned = _Pair(context, drift), list[LayerPlan]()
+    pair, pruned = _Pair(context, share), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):
         measured = pair.measure(pruned)
         pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
@@ -95,8 +95,8 @@ def refit_columns(
 class _Pair:
     """The unpruned model and the one pruned so far, read side by side."""
 
-    def __init__(self, context: Measurable, drift: float) -> None:
-        self._context, self._drift, self._pruned = context, drift, list[LayerPlan]()
+    def __init__(self, context: Measurable, share: float) -> None:
+        self._context, self._share, self._pruned = context, share, list[LayerPlan]()
         loaded, batches = context.loaded, context.calibration.batches
         has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
         self._whole = Stream(loaded, batches, context.sampling) if has_target else None
@@ -109,7 +109,7 @@ class _Pair:
         if self._whole is not None:
             self._whole.go_to(ffn)
         self._student.go_to(ffn)
-        return measure(ffn, self._student, len(self._context.calibration.batches), self._whole, self._drift)
+        return measure(ffn, self._student, len(self._context.calibration.batches), self._whole, self._share)
 
     def _changes(self) -> Changes:
         """What has changed in the layers that are still to run."""
@@ -118,7 +118,7 @@ class _Pair:
         return replaced(self._context.feedforwards[first:done], self._pruned[first:])
 
 
-def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None = None, drift: float = 1.0) -> Measured:
+def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None = None, share: float = 1.0) -> Measured:
     """What a network is pruned by, with what it lacks of the `whole` model's residual stream.
 
     Args:
@@ -126,7 +126,7 @@ def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None 
         model: has gone to it.
         batches: how many there are.
         whole: the unpruned model, has gone to it too; None where `model` is unpruned itself.
-        drift: share of it that is to be made up for.
+        share: of it, to be made up for.
     """
     neurons, outputs, tokens, energy = ffn.width, ffn.hidden_size, 0, 0.0
     moments, products = ProductSum(neurons, neurons), ProductSum(neurons, outputs)
@@ -138,9 +138,9 @@ def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None 
         moments.add(rows, rows)
         mean += rows.sum(dim=0).cpu()
         if whole is not None:
-            lacking = drift * (whole.read(number).total - found.total)
+            lacking = share * (whole.read(number).total - found.total)
             products.add(rows, lacking)
             lack += lacking.sum(dim=0).cpu()
             energy += float(lacking.square().sum())
-    target = None if whole is None else Drift(products.finish() / tokens, lack / tokens, energy / tokens)
-    return Measured(moments.finish() / tokens, mean / tokens, target)
+    drift = None if whole is None else Drift(products.finish() / tokens, lack / tokens, energy / tokens)
+    return Measured(moments.finish() / tokens, mean / tokens, drift)

@@ -54,7 +54,7 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
         return _cut(ffns[place], order(context, ffns[place], measured, ffns[place].width - widths[place]).order)
 
     if recipe.refit and recipe.in_turn:
-        return refit_in_turn(context, choose, ridge=context.ridge, drift=recipe.drift)
+        return refit_in_turn(context, choose, ridge=context.ridge, share=recipe.drift)
     return tuple(choose(place, measured) for place, measured in enumerate(measure_whole(context)))
 
 
