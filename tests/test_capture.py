@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import tiny
-from secateur.capture import StatisticsFitter, capture
+from secateur.capture import StatisticsFitter, capture, multiply_by_itself
 from secateur.errors import InputError
 from secateur.models.families import find_feedforwards
 
@@ -127,3 +127,9 @@ def test_activations_that_overflow_are_refused():
         model.model.layers[1].mlp.up_proj.weight.mul_(1e38)
     with pytest.raises(InputError, match=r"activations of model.layers.1.mlp are NaN or infinite"):
         measure(model, [tiny.make_inputs(model)])
+
+
+@pytest.mark.parametrize("width", [1, 3, 4, 10])
+def test_a_symmetric_product_is_that_of_all_its_blocks(width):
+    x = torch.randn(7, width, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(multiply_by_itself(x), x.T @ x, atol=1e-6)

@@ -22,7 +22,7 @@ from secateur.refit import LEAST_HOLD
 from secateur.refitting import Measured
 from secateur.results import LayerPlan, Update
 from secateur.selection.allocation import allocate_widths
-from secateur.walking import Walk
+from secateur.walking import Stream, Walk
 
 WIDTH = 12
 
@@ -237,3 +237,26 @@ def test_entering_a_walk_runs_one_layer_and_leaves_no_trace():
     assert model.model.layers[1].forward is wrapped
     walk.go_to(find_feedforwards(model, loaded.family)[1])
     assert ran == [0, 0]
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "bert"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_is_read_behind_a_settled_network_is_what_the_cut_model_gives(case, rows):
+    model = tiny.make_model(case)
+    given = [tiny.make_inputs(model, rows=rows, seed=seed) for seed in range(8)]  # padded if there are several rows
+    context = open_context(wrap_model(model), given, make_recipe({"keep": 0.5, "round_to": 1, "in_turn": False}))
+    (first, second), (layer, _), ran = context.feedforwards, make_plan(context).layers, []
+    settled = []
+    stream = Stream(context.loaded, given, "tokens", lambda: replaced([first] * len(settled), [layer] * len(settled)))
+    stream.go_to(first)
+    for number in range(8):
+        stream.read(number)
+    first.down.register_forward_hook(lambda *_: ran.append(1))
+    stream.settle(layer)
+    settled.append(True)
+    stream.go_to(second)
+    assert len(ran) == (0 if rows == 1 and case != "bert" else 8)
+    for number, wanted in enumerate(read_all(cut_copy(context, [layer]), 1, given)):
+        found = stream.read(number)
+        assert torch.allclose(found.activations, wanted.activations, atol=1e-5)
+        assert torch.allclose(found.total, wanted.total, atol=1e-5)

@@ -48,9 +48,9 @@ def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, share: f
         share: in [0, 1].
 
     Cost:
-        Three runs of each layer (where layers are shared or form two stacks, two forward passes up to each network);
-        n K (K + H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
-        second moments.
+        Two runs of each layer, three where norms come after the sum or text is padded (where layers are shared or form
+        two stacks, two forward passes up to each network); n K (K + 2 H) multiply-adds a network. Memory for the hidden
+        states of all batches, twice, for one network's activations on them and its second moments.
     """
     pair, pruned = _Pair(context, share), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):
@@ -104,6 +104,8 @@ class _Pair:
 
     def measure(self, pruned: Sequence[LayerPlan]) -> Measured:
         """The network after those in `pruned`, all its neurons there; one more each time."""
+        if pruned:
+            self._student.settle(pruned[-1])
         self._pruned = list(pruned)
         ffn = self._context.feedforwards[len(pruned)]
         if self._whole is not None:
@@ -135,7 +137,7 @@ def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None 
         found = model.read(number)
         rows = found.activations
         tokens += len(rows)
-        moments.add(rows, rows)
+        moments.add(rows)
         mean += rows.sum(dim=0).cpu()
         if whole is not None:
             lacking = share * (whole.read(number).total - found.total)

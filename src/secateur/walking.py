@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from secateur.calibration import Calibration
 from secateur.capture import LayerStatistics, Sampling, StatisticsFitter, run_body, watched
 from secateur.encoding import Batch
-from secateur.models.families import find_feedforwards, find_layers
+from secateur.models.families import find_feedforwards, find_layers, find_residual
 from secateur.models.feedforward import FeedForward, keep_masks, masked
 from secateur.models.loading import LoadedModel
 from secateur.models.sublayers import SubLayer, read_sublayer
-from secateur.results import Progress, no_progress
+from secateur.results import LayerPlan, Progress, no_progress
 
 Choose = Callable[[int, LayerStatistics], NDArray[np.int64]]
 """Called as choose(place, statistics); returns the neurons of that network that stay."""
@@ -83,15 +82,13 @@ def choose_in_turn(
 class Walk:
     """Batches on their way through the transformer layers of a model, all before the same layer."""
 
-    def __init__(self, loaded: LoadedModel, batches: Sequence[Batch], *, is_fixed: bool = False) -> None:
+    def __init__(self, loaded: LoadedModel, batches: Sequence[Batch]) -> None:
         """Nothing is run but what leads to the first layer.
 
         Args:
             loaded: a model that `can_walk`.
             batches: keyword arguments of the forward pass.
-            is_fixed: whether layers never change between a run of them and going on, so that one run serves both.
         """
-        self._is_fixed = is_fixed
         self._layers = find_layers(loaded.model, loaded.family)
         modules = [layer for _, layer in self._layers]
         self._passages = [_enter(loaded.model, modules, batch) for batch in batches]
@@ -117,8 +114,11 @@ class Walk:
         with torch.inference_mode():
             found = self._layers[self._place][1](passage.states, *args, **kwargs)
         states: Tensor = found[0] if isinstance(found, tuple) else found
-        passage.ahead = states if self._is_fixed else None
         return states
+
+    def settle(self, number: int, states: Tensor) -> None:
+        """(B, T, D) is what the layer that lies ahead makes of a batch; going on won't run it."""
+        self._passages[number].ahead = states
 
 
 class Measurable(Protocol):
@@ -145,6 +145,16 @@ class Measurable(Protocol):
         """Told after each network."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One batch, read."""
+
+    activations: Tensor
+    """(n, K), what the down projection read."""
+    states: Tensor
+    """(B, T, D), what the layer made of it."""
+
+
 class Stream:
     """A model under changes, such as masks, read network after network over all batches."""
 
@@ -166,12 +176,14 @@ class Stream:
         self._loaded, self._batches, self._sampling = loaded, batches, sampling
         self._under: Callable[[], Changes] = under or nullcontext
         self._last = find_feedforwards(loaded.model, loaded.family)[-1].path
-        self._walk = Walk(loaded, batches, is_fixed=under is None) if can_walk(loaded) else None
+        self._walk = Walk(loaded, batches) if can_walk(loaded) else None
+        self._is_fixed = under is None
         self._ffn: FeedForward | None = None
+        self._readings: dict[int, _Reading] = {}
 
     def go_to(self, ffn: FeedForward) -> None:
         """Have `read` read this network, the ones before it changed as they now are."""
-        self._ffn = ffn
+        self._ffn, self._readings = ffn, {}
         if self._walk is not None:
             with self._under():
                 self._walk.go_to(ffn)
@@ -182,9 +194,37 @@ class Stream:
         assert ffn is not None
         is_last = ffn.path == self._last and ffn.passes == 1
         first_only = is_last and loaded.family.kind == "encoder" and self._sampling == "cls"
-        run = None if self._walk is None else partial(self._walk.run, number)
+        states: list[Tensor] = []
+        run = None if (walk := self._walk) is None else lambda: states.append(walk.run(number))
         with self._under():
-            return read_sublayer(loaded, ffn, self._batches[number], first_only=first_only, run=run)
+            found = read_sublayer(loaded, ffn, self._batches[number], first_only=first_only, run=run)
+        if walk is not None and self._is_fixed:
+            walk.settle(number, states[0])
+        elif walk is not None and self._adds_up(states[0], found):
+            self._readings[number] = _Reading(found.activations.to(ffn.dtype), states[0])
+        return found
+
+    def settle(self, layer: LayerPlan) -> None:
+        """The network that was read is from now on as `replaced` by `layer`.
+
+        Where its output is just added to the stream, the difference is added to what the layer made of each batch, and
+        the layer need not run again.
+
+        Cost:
+            n K H multiply-adds, if that spares the run. Until then, memory for all activations of one network.
+        """
+        if self._ffn is None or self._walk is None or not self._readings:
+            return
+        change, bias = self._ffn.change(layer)
+        for number, reading in self._readings.items():
+            moved = reading.activations @ change + bias
+            self._walk.settle(number, reading.states + moved.view_as(reading.states))
+        self._readings = {}
+
+    def _adds_up(self, states: Tensor, found: SubLayer) -> bool:
+        """Whether a change of the network's output is the same change of each of the layer's (B, T, D) states."""
+        kind = find_residual(self._loaded.family, self._loaded.model.config)
+        return kind == "layer output" and states.shape[:-1].numel() == len(found.output)
 
 
 def _enter(model: Any, layers: Sequence[nn.Module], batch: Batch) -> _Passage:
