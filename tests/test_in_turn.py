@@ -74,7 +74,7 @@ def test_weights_come_back_even_after_an_error():
 def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pruned_so_far(case, drift):
     context = open_on(case, method="magnitude", ridge=0.2, drift=drift, sampling="tokens")
     first, second = refit_layers(context, METHODS["magnitude"].plan(context))
-    batches = context.calibration.batches
+    batches = context.noised.batches
     whole = read_all(context.loaded, 1, batches)
     student = read_all(cut_copy(context, [first]), 1, batches)
     z = torch.cat([part.activations for part in student]).double()
@@ -118,7 +118,7 @@ def solve_ridge(z, places, target, columns, ridge=0.2):
 def test_where_the_residual_is_unknown_each_network_is_fitted_to_its_own_output():
     context = open_on("gemma2", method="magnitude", ridge=0.2)
     first, second = refit_layers(context, METHODS["magnitude"].plan(context))
-    z = torch.cat([part.activations for part in read_all(cut_copy(context, [first]), 1, context.calibration.batches)])
+    z = torch.cat([part.activations for part in read_all(cut_copy(context, [first]), 1, context.noised.batches)])
     z, columns = z.double(), context.down_columns(1).double()
     wanted = solve_ridge(z, second.kept, z @ columns, columns[second.kept])
     assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
@@ -138,8 +138,8 @@ class TestChoice:
         ffn = context.feedforwards[0]
         measured = make_measured(ffn.width)
         found = order(context, ffn, measured, 1)
-        moments = measured.second_moments + FLOOR * measured.second_moments.diagonal().mean() * torch.eye(ffn.width)
-        noisy = moments + 0.1 * torch.diag(1 / torch.linalg.inv(moments).diagonal())
+        own = measured.second_moments.diagonal()
+        noisy = measured.second_moments + torch.diag(0.1 * own + FLOOR * own.mean())
         costs = []
         for j in range(ffn.width):
             others = [k for k in range(ffn.width) if k != j]
@@ -150,7 +150,7 @@ class TestChoice:
         assert float(found.costs[0]) == pytest.approx(float(min(costs)), rel=1e-4)
 
     def test_without_information_plain_importance_decides(self):
-        context = open_on("llama", information=False, in_turn=False)
+        context = open_on("llama", information=False, in_turn=False, token_noise=0)
         for place, layer in enumerate(METHODS["secateur"].plan(context)):
             importance = context.importance(place)
             assert set(layer.kept.tolist()) == set(np.argsort(-importance)[:WIDTH].tolist())

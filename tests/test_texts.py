@@ -6,7 +6,7 @@ import torch
 
 import secateur
 import tiny
-from secateur.calibration import prepare_calibration, take_tokens
+from secateur.calibration import prepare_calibration, replace_tokens, take_tokens
 from secateur.errors import InputError
 from secateur.models.loading import wrap_model
 from secateur.recipe import Recipe
@@ -157,6 +157,47 @@ def test_the_decoder_of_t5_reads_the_same_text_shifted_right():
     assert torch.equal(batch["decoder_input_ids"][:, 1:], batch["input_ids"][:, :-1])
     assert (batch["decoder_input_ids"][:, 0] == 0).all()
     assert "decoder_input_ids" not in prepare(SENTENCES, case="t5-encoder", calibration_tokens=600).batches[0]
+
+
+class TestReplacedTokens:
+    """Calibration text with random tokens in it."""
+
+    def replace(self, case="llama", share=0.25, seed=0):
+        loaded = wrap_model(tiny.make_model(case), tiny.make_tokenizer())
+        texts = [f"{word} and some more words" for word in dir(secateur)] * 9
+        before = prepare_calibration(texts, loaded, Recipe(calibration_tokens=4096))
+        return loaded, before, replace_tokens(before, loaded, share, seed)
+
+    @pytest.mark.parametrize("case", ["llama", "bert", "t5"])
+    def test_a_share_of_the_ordinary_tokens_changes_and_nothing_else(self, case):
+        loaded, before, after = self.replace(case)
+        special = torch.tensor(loaded.tokenizer.all_special_ids)
+        changed, ordinary = 0, 0
+        for old, new in zip(before.batches, after.batches, strict=True):
+            moved = old["input_ids"] != new["input_ids"]
+            assert not torch.isin(old["input_ids"][moved], special).any()
+            assert not torch.isin(new["input_ids"][moved], special).any()
+            assert all(torch.equal(old[name], new[name]) for name in old if name != "input_ids")
+            changed += int(moved.sum())
+            ordinary += int((~torch.isin(old["input_ids"], special)).sum())
+        assert changed / ordinary == pytest.approx(0.25, abs=0.03)
+
+    def test_they_are_drawn_from_the_whole_vocabulary_by_the_seed(self):
+        drawn = [
+            torch.cat([batch["input_ids"].flatten() for batch in self.replace(seed=seed)[2].batches])
+            for seed in (0, 1, 0)
+        ]
+        before = torch.cat([batch["input_ids"].flatten() for batch in self.replace()[1].batches])
+        assert len(drawn[0].unique()) > 0.9 * tiny.VOCABULARY > len(before.unique())
+        assert torch.equal(drawn[0], drawn[2])
+        assert not torch.equal(drawn[0], drawn[1])
+
+    def test_without_a_share_or_token_ids_the_batches_are_the_same_ones(self):
+        _, before, after = self.replace(share=0.0)
+        assert after is before
+        vision = tiny.make_model("vit")
+        given = prepare_calibration([tiny.make_inputs(vision)], wrap_model(vision), Recipe())
+        assert replace_tokens(given, wrap_model(vision), 0.5, 0) is given
 
 
 def test_same_text_same_hash_other_text_other_hash():

@@ -71,8 +71,8 @@ def _information_with(rows: Tensor, output: Tensor) -> Kept:
     return np.array(found)
 
 
-def set_order(context: PruningContext, place: int, width: int, *, noise: float, kind: str = "unique") -> Kept:
-    """One removal at a time, with noise in proportion to what no other neuron carries, or to all of a variance."""
+def set_order(context: PruningContext, place: int, width: int, *, noise: float, kind: str = "all") -> Kept:
+    """One removal at a time, with noise in proportion to a second moment, or to what no other neuron carries of it."""
     moments = damped(context, place, 1e-6)
     size = 1 / invert(moments).diagonal() if kind == "unique" else moments.diagonal().clone()
     moments.diagonal().add_(noise * size)

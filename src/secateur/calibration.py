@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,31 @@ def add_decoder_input(batch: Batch, model: Any) -> Batch:
         "decoder_input_ids": torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1),
         "decoder_attention_mask": mask,  # as many tokens as the row has: the last one is dropped
     }
+
+
+def replace_tokens(calibration: Calibration, loaded: LoadedModel, share: float, seed: int) -> Calibration:
+    """The same text with a share of its tokens replaced, each by one drawn evenly from the whole vocabulary.
+
+    Padding and special tokens stay, and none comes in. Batches without token ids stay as they are, as does a decoder's
+    input where there is an encoder.
+    """
+    if share == 0 or "input_ids" not in calibration.batches[0]:
+        return calibration
+    special = torch.tensor(getattr(loaded.tokenizer, "all_special_ids", None) or [], dtype=torch.int64)
+    size = loaded.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if loaded.tokenizer is not None:
+        size = min(size, len(loaded.tokenizer))
+    ordinary = torch.arange(size)
+    ordinary, generator = ordinary[~torch.isin(ordinary, special)], torch.Generator().manual_seed(seed)
+    batches = []
+    for batch in calibration.batches:
+        ids = batch["input_ids"].cpu()
+        goes = (torch.rand(ids.shape, generator=generator) < share) & ~torch.isin(ids, special)
+        if "attention_mask" in batch:
+            goes &= batch["attention_mask"].cpu().bool()
+        drawn = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
+        batches.append({**batch, "input_ids": torch.where(goes, drawn, ids)})
+    return replace(calibration, batches=tuple(batches))
 
 
 def _from_task(loaded: LoadedModel, recipe: Recipe) -> Calibration:

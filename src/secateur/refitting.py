@@ -97,7 +97,7 @@ class _Pair:
 
     def __init__(self, context: Measurable, share: float) -> None:
         self._context, self._share, self._pruned = context, share, list[LayerPlan]()
-        loaded, batches = context.loaded, context.calibration.batches
+        loaded, batches = context.loaded, context.noised.batches
         has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
         self._whole = Stream(loaded, batches, context.sampling) if has_target else None
         self._student = Stream(loaded, batches, context.sampling, self._changes)
@@ -111,7 +111,7 @@ class _Pair:
         if self._whole is not None:
             self._whole.go_to(ffn)
         self._student.go_to(ffn)
-        return measure(ffn, self._student, len(self._context.calibration.batches), self._whole, self._share)
+        return measure(ffn, self._student, len(self._context.noised.batches), self._whole, self._share)
 
     def _changes(self) -> Changes:
         """What has changed in the layers that are still to run."""

@@ -137,6 +137,10 @@ class Measurable(Protocol):
         """Batches of text."""
 
     @property
+    def noised(self) -> Calibration:
+        """The same with some tokens replaced."""
+
+    @property
     def sampling(self) -> Sampling:
         """With "cls", only the first token of a row counts in an encoder's last network."""
 

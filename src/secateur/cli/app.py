@@ -175,6 +175,7 @@ def paper_command(
     "in_turn",
     "noise",
     "ridge",
+    "token_noise",
     "drift",
     "seed",
     "threads",

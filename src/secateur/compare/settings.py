@@ -32,6 +32,7 @@ NAMED_SETTINGS = (
     "in_turn",
     "noise",
     "ridge",
+    "token_noise",
     "drift",
     "seed",
     "seeds",

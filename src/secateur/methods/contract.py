@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.calibration import Calibration
+from secateur.calibration import Calibration, replace_tokens
 from secateur.capture import LayerStatistics, Sampling, capture
 from secateur.errors import InputError
 from secateur.information import mutual_information
@@ -40,6 +40,7 @@ CHOOSING_SETTINGS = frozenset(
         "information",
         "noise",
         "ridge",
+        "token_noise",
         "drift",
         *INFORMATION_SETTINGS,
         *CLUSTER_SETTINGS,
@@ -49,6 +50,8 @@ CHOOSING_SETTINGS = frozenset(
 """Settings that no measured activation depends on."""
 RIDGE = {"decoder": 0.3, "encoder": 0.01, "encoder-decoder": 0.01, "vision": 0.01}
 """Default noise that a refit assumes in each activation, by kind; chosen on SmolLM2 and MiniLM."""
+TOKEN_NOISE = {"decoder": 0.1, "encoder": 0.0, "encoder-decoder": 0.0, "vision": 0.0}
+"""Default share of tokens that are replaced at random, by kind; chosen on SmolLM2 and MiniLM."""
 T = TypeVar("T")
 
 
@@ -154,6 +157,18 @@ class PruningContext:
     def ridge(self) -> float:
         """Of the refit, in units of each activation's second moment."""
         return self.recipe.ridge or RIDGE[self.loaded.family.kind]
+
+    @property
+    def token_noise(self) -> float:
+        """Share of the tokens in `noised` that are random."""
+        asked = self.recipe.token_noise
+        return TOKEN_NOISE[self.loaded.family.kind] if asked is None else asked
+
+    @property
+    def noised(self) -> Calibration:
+        """What networks are measured on in turn: the calibration text, some of its tokens replaced by random ones."""
+        share, seed = self.token_noise, self.recipe.seed
+        return self.once(("noised", share), lambda: replace_tokens(self.calibration, self.loaded, share, seed))
 
     def require_loss(self) -> None:
         """Raise InputError unless there is a loss to take gradients of: next tokens, or labels under a classifier."""

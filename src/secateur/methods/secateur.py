@@ -31,9 +31,9 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     """Remove, one at a time, the neuron of least importance^2 x exp(-2 I(z_j; z of those that are left)).
 
     Importance is the root mean square of the activation x the length of the neuron's down-projection column, and I the
-    mutual information in nats of Gaussian activations with these second moments, under independent noise of `noise` x
-    Var(z_j | z of all others): importance^2 exp(-2 I) is what is left of a neuron's share in the output when the others
-    make up for it as well as they can, and they do so before the next one is chosen (`order_removals`).
+    mutual information in nats of Gaussian activations with these second moments, each with independent noise of `noise`
+    x its own. importance^2 exp(-2 I) is what is left of a neuron's share in the output when the others make up for it
+    as well as they can, and they do so before the next one is chosen (`order_removals`).
     `information=False` is I = 0: plain importance.
 
     Each network is measured where those before it are pruned and refitted already (`refit_in_turn`), unless
@@ -70,9 +70,7 @@ def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: 
         squared = moments.diagonal() * columns.square().sum(dim=1)
         gone = torch.argsort(squared, stable=True)[:count]
         return Removals(gone, squared[gone])
-    moments.diagonal().add_(floor)
-    unique = 1 / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()  # (K,) variance given all others
-    moments.diagonal().add_(recipe.noise * unique)
+    moments.diagonal().mul_(1 + recipe.noise).add_(floor)
     return order_removals(moments, columns, count)
 
 
@@ -85,7 +83,7 @@ def allocate(context: PruningContext) -> list[int]:
     """
     recipe = context.recipe
     least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
-    key = ("removal profiles", recipe.information, recipe.noise, context.ridge, least)
+    key = ("removal profiles", recipe.information, recipe.noise, context.ridge, context.token_noise, least)
     profiles = context.once(key, lambda: measure_profiles(context, least))
     costs = [profile.costs * (profile.distance / profile.costs[: profile.tried].sum()) for profile in profiles]
     return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
@@ -120,10 +118,11 @@ def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list
 
 def measure_whole(context: PruningContext) -> Iterator[Measured]:
     """What each network is pruned by in the unpruned model, one at a time."""
-    stream = Stream(context.loaded, context.calibration.batches, context.sampling)
+    batches = context.noised.batches
+    stream = Stream(context.loaded, batches, context.sampling)
     for ffn in context.feedforwards:
         stream.go_to(ffn)
-        yield measure(ffn, stream, len(context.calibration.batches))
+        yield measure(ffn, stream, len(batches))
 
 
 def _cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:
