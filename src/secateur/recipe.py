@@ -103,13 +103,12 @@ class Recipe(BaseModel):
     """Threshold of algorithm1 among a layer's informations; --keep is not heeded (default: met by lowering it)."""
     mi_memory: ByteSize | None = _bounded(None, "a size such as 4GB")
     """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
-    noise: float = _bounded(0.3, "a number of at least 0", ge=0, allow_inf_nan=False)
-    """Noise that `secateur` assumes in each activation when it chooses, in units of its second moment."""
+    noise: float | None = _bounded(None, "a number of at least 0", ge=0, allow_inf_nan=False)
+    """Noise that `secateur` assumes in each activation when it chooses, in its second moments (default: as `ridge`)."""
     ridge: float | None = _bounded(None, "a number above 0", gt=0, allow_inf_nan=False)
     """Noise that a refit assumes in each activation, in its second moments (default: 0.3 for decoders, else 0.01)."""
-    token_noise: float | None = _bounded(None, "in [0, 1)", ge=0, lt=1)
-    """Share of the calibration tokens that are replaced by random ones where networks are measured one after another
-    (default: 0.1 for decoders, else 0)."""
+    token_noise: float = _bounded(0.1, "in [0, 1)", ge=0, lt=1)
+    """Share of the calibration tokens that are replaced by random ones where networks are measured one after another."""
     drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
     """Share of what the residual stream lacks of the unpruned model's that a refit in turn makes up for."""
     allocation: Literal["uniform", "global"] = "uniform"

@@ -50,8 +50,6 @@ CHOOSING_SETTINGS = frozenset(
 """Settings that no measured activation depends on."""
 RIDGE = {"decoder": 0.3, "encoder": 0.01, "encoder-decoder": 0.01, "vision": 0.01}
 """Default noise that a refit assumes in each activation, by kind; chosen on SmolLM2 and MiniLM."""
-TOKEN_NOISE = {"decoder": 0.1, "encoder": 0.0, "encoder-decoder": 0.0, "vision": 0.0}
-"""Default share of tokens that are replaced at random, by kind; chosen on SmolLM2 and MiniLM."""
 T = TypeVar("T")
 
 
@@ -159,15 +157,14 @@ class PruningContext:
         return self.recipe.ridge or RIDGE[self.loaded.family.kind]
 
     @property
-    def token_noise(self) -> float:
-        """Share of the tokens in `noised` that are random."""
-        asked = self.recipe.token_noise
-        return TOKEN_NOISE[self.loaded.family.kind] if asked is None else asked
+    def noise(self) -> float:
+        """Of the choice, in the same units."""
+        return self.ridge if self.recipe.noise is None else self.recipe.noise
 
     @property
     def noised(self) -> Calibration:
         """What networks are measured on in turn: the calibration text, some of its tokens replaced by random ones."""
-        share, seed = self.token_noise, self.recipe.seed
+        share, seed = self.recipe.token_noise, self.recipe.seed
         return self.once(("noised", share), lambda: replace_tokens(self.calibration, self.loaded, share, seed))
 
     def require_loss(self) -> None:

@@ -70,7 +70,7 @@ def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: 
         squared = moments.diagonal() * columns.square().sum(dim=1)
         gone = torch.argsort(squared, stable=True)[:count]
         return Removals(gone, squared[gone])
-    moments.diagonal().mul_(1 + recipe.noise).add_(floor)
+    moments.diagonal().mul_(1 + context.noise).add_(floor)
     return order_removals(moments, columns, count)
 
 
@@ -83,7 +83,7 @@ def allocate(context: PruningContext) -> list[int]:
     """
     recipe = context.recipe
     least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
-    key = ("removal profiles", recipe.information, recipe.noise, context.ridge, context.token_noise, least)
+    key = ("removal profiles", recipe.information, context.noise, context.ridge, recipe.token_noise, least)
     profiles = context.once(key, lambda: measure_profiles(context, least))
     costs = [profile.costs * (profile.distance / profile.costs[: profile.tried].sum()) for profile in profiles]
     return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
