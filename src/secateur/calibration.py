@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,20 +191,21 @@ def replace_tokens(calibration: Calibration, loaded: LoadedModel, share: float, 
     """
     if share == 0 or "input_ids" not in calibration.batches[0]:
         return calibration
-    special = torch.tensor(getattr(loaded.tokenizer, "all_special_ids", None) or [], dtype=torch.int64)
+    special = list(getattr(loaded.tokenizer, "all_special_ids", None) or [])
     size = loaded.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if loaded.tokenizer is not None:
         size = min(size, len(loaded.tokenizer))
-    ordinary = torch.arange(size)
-    ordinary, generator = ordinary[~torch.isin(ordinary, special)], torch.Generator().manual_seed(seed)
-    batches = []
+    ordinary = np.setdiff1d(np.arange(size), special)
+    generator, batches = np.random.default_rng(seed), []
     for batch in calibration.batches:
-        ids = batch["input_ids"].cpu()
-        goes = (torch.rand(ids.shape, generator=generator) < share) & ~torch.isin(ids, special)
-        if "attention_mask" in batch:
-            goes &= batch["attention_mask"].cpu().bool()
-        drawn = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
-        batches.append({**batch, "input_ids": torch.where(goes, drawn, ids)})
+        ids = batch["input_ids"].cpu().clone()
+        mask = batch.get("attention_mask", torch.ones_like(ids)).cpu().bool()
+        for row, real in zip(ids, mask, strict=True):  # so that the draw doesn't depend on padding and batch size
+            tokens = row[real].numpy()
+            goes = (generator.random(len(tokens)) < share) & ~np.isin(tokens, special)
+            drawn = generator.choice(ordinary, len(tokens))
+            row[real] = torch.from_numpy(np.where(goes, drawn, tokens))
+        batches.append({**batch, "input_ids": ids})
     return replace(calibration, batches=tuple(batches))
 
 

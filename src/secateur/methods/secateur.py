@@ -23,6 +23,8 @@ PROBE_KEEP = 0.3
 """Fraction of a network's neurons that is left when it is tried how much the model depends on the network."""
 LEAST_KEEP = 0.1
 """Fraction of each network's neurons that stays, however little it seems to matter (or half of what all keep)."""
+MOST_NOISE = 30.0
+"""Noise in units of the variance that no other neuron carries, at most: copies but for 1 % still count as copies."""
 FLOOR = 1e-4
 """Added to the diagonal of the second moments, in units of its mean: more than rounding, and less than matters."""
 
@@ -32,8 +34,8 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
 
     Importance is the root mean square of the activation x the length of the neuron's down-projection column, and I the
     mutual information in nats of Gaussian activations with these second moments, each with independent noise of `noise`
-    x its own. importance^2 exp(-2 I) is what is left of a neuron's share in the output when the others make up for it
-    as well as they can, and they do so before the next one is chosen (`order_removals`).
+    x its own (less for copies: `MOST_NOISE`). importance^2 exp(-2 I) is what is left of a neuron's share in the output
+    when the others make up for it as well as they can, and they do so before the next one is chosen (`order_removals`).
     `information=False` is I = 0: plain importance.
 
     Each network is measured where those before it are pruned and refitted already (`refit_in_turn`), unless
@@ -70,7 +72,10 @@ def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: 
         squared = moments.diagonal() * columns.square().sum(dim=1)
         gone = torch.argsort(squared, stable=True)[:count]
         return Removals(gone, squared[gone])
-    moments.diagonal().mul_(1 + context.noise).add_(floor)
+    noise = context.noise * moments.diagonal()
+    moments.diagonal().add_(floor)
+    unique = 1 / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()  # (K,) variance given all others
+    moments.diagonal().add_(torch.minimum(noise, MOST_NOISE * unique))
     return order_removals(moments, columns, count)
 
 
