@@ -187,7 +187,7 @@ def replace_tokens(calibration: Calibration, loaded: LoadedModel, share: float, 
     """The same text with a share of its tokens replaced, each by one drawn evenly from the whole vocabulary.
 
     Padding and special tokens stay, and none comes in. Batches without token ids stay as they are, as does a decoder's
-    input where there is an encoder.
+    input where there is an encoder. Without a tokenizer no token counts as special.
     """
     if share == 0 or "input_ids" not in calibration.batches[0]:
         return calibration

@@ -163,7 +163,7 @@ class PruningContext:
 
     @property
     def noised(self) -> Calibration:
-        """What networks are measured on in turn: the calibration text, some of its tokens replaced by random ones."""
+        """What networks are measured on one by one: the calibration text, some tokens replaced by random ones."""
         share, seed = self.recipe.token_noise, self.recipe.seed
         return self.once(("noised", share), lambda: replace_tokens(self.calibration, self.loaded, share, seed))
 

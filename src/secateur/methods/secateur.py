@@ -24,7 +24,7 @@ PROBE_KEEP = 0.3
 LEAST_KEEP = 0.1
 """Fraction of each network's neurons that stays, however little it seems to matter (or half of what all keep)."""
 MOST_NOISE = 30.0
-"""Noise in units of the variance that no other neuron carries, at most: copies but for 1 % still count as copies."""
+"""Noise in units of the variance that no other neuron carries, at most, so that copies still count as copies."""
 FLOOR = 1e-4
 """Added to the diagonal of the second moments, in units of its mean: more than rounding, and less than matters."""
 
