@@ -21,7 +21,7 @@ from secateur.walking import Stream
 
 PROBE_KEEP = 0.3
 """Fraction of a network's neurons that is left when it is tried how much the model depends on the network."""
-LEAST_KEEP = 0.1
+LEAST_KEEP = 0.02
 """Fraction of each network's neurons that stays, however little it seems to matter (or half of what all keep)."""
 MOST_NOISE = 30.0
 """Noise in units of the variance that no other neuron carries, at most, so that copies still count as copies."""
