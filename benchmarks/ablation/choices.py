@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from readings import read_tokens
 from sklearn.cluster import KMeans
 from sklearn.feature_selection import mutual_info_regression
 from torch import Tensor
@@ -25,17 +27,13 @@ PAIRS = {"alpha": 2.0, "r": 2.0, "batch_size": 500}
 """Information between pairs, unless a row says otherwise; r is the kernel width in standard deviations."""
 
 
-def pairs(context: PruningContext, place: int, *, rows: int | None = None, **settings: Any) -> MutualInformation:
-    """Information of all pairs over `rows` sampled tokens (one kernel by default), computed once."""
+def pairs(context: PruningContext, place: int, *, tokens: str | None = None, **settings: Any) -> MutualInformation:
+    """Information of all pairs over one kernel of sampled tokens (of a kind), computed once."""
     asked = {**PAIRS, **settings}
-    taken = context.statistics[place].samples[: rows or asked["batch_size"]]
-    key, r = ("pairs", place, len(taken), *asked.items()), asked.pop("r")
+    samples = context.statistics[place].samples if tokens is None else read_tokens(context, tokens).samples[place]
+    taken = samples[: asked["batch_size"]]
+    key, r = ("pairs", place, tokens, *asked.items()), asked.pop("r")
     return context.once(key, lambda: mutual_information(taken, width=r, **asked))
-
-
-def importance(context: PruningContext, place: int, width: int) -> Kept:
-    """The highest root mean square x length of the outgoing weights."""
-    return select_top(context.importance(place), width)
 
 
 def penalised(context: PruningContext, place: int, width: int, *, soft: float | None = None, **settings: Any) -> Kept:
@@ -45,11 +43,16 @@ def penalised(context: PruningContext, place: int, width: int, *, soft: float | 
     return select_top(penalise_redundancy(scores, shared) if soft is None else scores * np.exp(-soft * shared), width)
 
 
-def relevant(context: PruningContext, place: int, width: int, *, weight: float) -> Kept:
-    """mRMR: one at a time, the highest information with the layer's output less `weight` x mean with those chosen."""
-    rows = context.statistics[place].samples[: PAIRS["batch_size"]]
-    relevance = _information_with(rows, rows @ context.down_columns(place))
-    information = pairs(context, place).values
+def relevant(context: PruningContext, place: int, width: int, *, weight: float, to: str = "layer") -> Kept:
+    """mRMR: one at a time, the highest information with an output less `weight` x mean with those chosen.
+
+    The output is the layer's own, or with `to="end"` the model's final representation.
+    """
+    reading, count = read_tokens(context, "any"), PAIRS["batch_size"]
+    rows = reading.samples[place][:count]
+    output = rows @ context.down_columns(place) if to == "layer" else reading.states[:count]
+    relevance = _information_with(rows, output)
+    information = pairs(context, place, tokens="any").values
     chosen, total = [int(relevance.argmax())], np.zeros(len(relevance))
     while len(chosen) < width:
         total += information[chosen[-1]]
@@ -106,6 +109,23 @@ def _quadratic_share(context: PruningContext, place: int) -> Kept:
     return (d / (a * d - b * b) / gram.diagonal()[:neurons]).numpy()
 
 
+def _kernel_share(context: PruningContext, place: int) -> Kept:
+    """(K,) exp(-2 I) with I by log-determinants of Gaussian kernels, r = 2, each by the first terms of its series.
+
+    exp(-(x - y)^2 / 2 r^2) is a sum of products of exp(-x^2 / 2 r^2) (x / r)^k / sqrt(k!) and the same of y.
+    """
+    rows = context.statistics[place].samples.double()
+    z = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp(min=1e-12) / PAIRS["r"]
+    damping, terms, neurons = (-z.square() / 2).exp(), 3, rows.shape[1]
+    features = torch.stack([damping * z**k / math.sqrt(math.factorial(k)) for k in range(terms)], dim=2).flatten(1)
+    features -= features.mean(dim=0)
+    gram = features.T @ features / len(rows)
+    gram.diagonal().mul_(1.3)  # noise, as there are more features than rows
+    own = torch.arange(neurons)
+    blocks = [matrix.view(neurons, terms, neurons, terms)[own, :, own] for matrix in (gram, invert(gram))]
+    return torch.exp(-sum(torch.logdet(block) for block in blocks)).numpy()
+
+
 def _neighbour_share(context: PruningContext, place: int) -> Kept:
     """(K,) exp(-2 I) with I by nearest neighbours between a neuron and its best linear prediction from the others."""
     inverse = invert(damped(context, place, 0.01))
@@ -118,7 +138,12 @@ def _neighbour_share(context: PruningContext, place: int) -> Kept:
     return np.array(shares)
 
 
-SHARES = {"linear": _linear_share, "quadratic": _quadratic_share, "neighbours": _neighbour_share}
+SHARES = {
+    "linear": _linear_share,
+    "quadratic": _quadratic_share,
+    "kernels": _kernel_share,
+    "neighbours": _neighbour_share,
+}
 
 
 def representatives(context: PruningContext, place: int, width: int, *, weighted: bool) -> Kept:

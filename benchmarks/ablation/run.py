@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,11 +25,12 @@ from unittest.mock import patch
 import choices
 import torch
 from allocations import ALLOCATIONS
+from refits import refit_by_held_out
 
 from secateur import refitting
 from secateur.calibration import take_tokens
 from secateur.checkpoint.manifest import find_versions
-from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
+from secateur.evaluation.perplexity import compare_parts, evaluate_perplexity
 from secateur.methods import PruningContext
 from secateur.methods.secateur import plan_widths
 from secateur.models.families import find_feedforwards
@@ -49,8 +51,10 @@ BASE: Mapping[str, Any] = {
     "round_to": 1,
     "samples": SAMPLES,
 }
-AT_ONCE: Mapping[str, Any] = {"in_turn": False, "ridge": 0.1}
+AT_ONCE: Mapping[str, Any] = {"in_turn": False}
 """The refit of parts 1 to 5: cheap, and the same for all."""
+DENSE = "dense"
+"""Row of the model before pruning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Row:
     """Name of an allocation in place of the recipe's."""
     has_one_ridge: bool = False
     """Whether all neurons have the same ridge, in units of the mean second moment."""
+    has_held_out_ridge: bool = False
+    """Whether each layer's ridge is told by held-out tokens."""
 
     def refit(self) -> AbstractContextManager[object]:
         """The context that the row is made in."""
@@ -88,28 +94,35 @@ ROWS: Mapping[str, Row] = {
     "no noise": Row(0, {"noise": 0.0}),
     "noise 1": Row(0, {"noise": 1.0}),
     "no token noise": Row(0, {"token_noise": 0.0}),
-    "all at once": Row(0, {"in_turn": False}),
-    "all at once, MI off": Row(0, {"in_turn": False, "information": False}),
+    "no token noise, MI off": Row(0, {"token_noise": 0.0, "information": False}),
+    "no drift": Row(0, {"drift": 0.0}),
+    "no drift, MI off": Row(0, {"drift": 0.0, "information": False}),
+    "all at once": Row(0, AT_ONCE),
+    "all at once, MI off": Row(0, {**AT_ONCE, "information": False}),
     "no refit": Row(0, {"refit": False}),
     "no refit, MI off": Row(0, {"refit": False, "information": False}),
     "global": Row(0, {"allocation": "global"}),
     "global, MI off": Row(0, {"allocation": "global", "information": False}),
-    "importance": _set(1, choices.importance),
     "pairs, alpha 1.01, r 0.42, 100 rows": _pairs(alpha=1.01, r=0.42, batch_size=100),
     "pairs, alpha 2, r 1, 500 rows": _pairs(r=1.0),
     "pairs, alpha 2, r 2, 500 rows": _pairs(),
     "pairs, alpha 2, r 6, 500 rows": _pairs(r=6.0),
-    "pairs, alpha 2, r 2, 2000 rows": _pairs(batch_size=2000),
+    "pairs, alpha 2, r 2, 1000 rows": _pairs(batch_size=1000),
     "pairs, alpha 2, r 2, 500 rows, debiased": _pairs(debias=2),
     "pairs, alpha 2, r 2, exp(-share / 2)": _pairs(soft=0.5),
+    "pairs, late tokens": _pairs(tokens="late"),
+    "pairs, surprising tokens": _pairs(tokens="surprising"),
     "set, linear, no noise": _set(2, partial(choices.set_order, noise=0.0)),
     "set, linear, noise 0.3 of what is unique": _set(2, partial(choices.set_order, noise=0.3, kind="unique")),
     "set, linear, noise 0.3 of the second moment": _set(2, partial(choices.set_order, noise=0.3)),
     "all others, linear": _set(2, partial(choices.given_all, kind="linear")),
     "all others, quadratic": _set(2, partial(choices.given_all, kind="quadratic")),
+    "all others, Gaussian kernels": _set(2, partial(choices.given_all, kind="kernels")),
     "all others, nearest neighbours": _set(2, partial(choices.given_all, kind="neighbours")),
     "relevance alone": _set(3, partial(choices.relevant, weight=0.0)),
     "relevance less redundancy": _set(3, partial(choices.relevant, weight=1.0)),
+    "relevance to the final representation": _set(3, partial(choices.relevant, weight=0.0, to="end")),
+    "the same less redundancy": _set(3, partial(choices.relevant, weight=1.0, to="end")),
     "most important of each k-medoids cluster": _set(4, partial(choices.representatives, weighted=False)),
     "most important of each weighted cluster": _set(4, partial(choices.representatives, weighted=True)),
     "removal cost x (1 - share / 2)": _set(5, partial(choices.removal_and_pairs, ties=False)),
@@ -117,8 +130,9 @@ ROWS: Mapping[str, Row] = {
     **{f"ridge {ridge}": Row(6, {"ridge": ridge}) for ridge in (0.1, 1.0)},
     **{f"one ridge for all, {ridge}": Row(6, {"ridge": ridge}, has_one_ridge=True) for ridge in (0.1, 0.3)},
     **{f"token noise {share}": Row(6, {"token_noise": share}) for share in (0.05, 0.2)},
-    **{f"drift {drift}": Row(6, {"drift": drift}) for drift in (0.0, 1.0)},
-    **{f"at once, ridge {ridge}": Row(6, {"in_turn": False, "ridge": ridge}) for ridge in (0.03, 0.1)},
+    "all of the drift": Row(6, {"drift": 1.0}),
+    **{f"at once, ridge {ridge}": Row(6, {**AT_ONCE, "ridge": ridge}) for ridge in (0.1, 1.0)},
+    "at once, ridge by held-out tokens": Row(6, AT_ONCE, has_held_out_ridge=True),
     **{f"widths: {name}": Row(7, widths=name) for name in ALLOCATIONS},
     **{f"{tokens:,} tokens": Row(8, {"calibration_tokens": tokens}) for tokens in (1024, 4096, 65536, 131072)},
     "Python's documentation": Row(8, {"calibration": None}),
@@ -132,7 +146,8 @@ def prune(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
     if row.widths is not None:
         return plan_widths(context, ALLOCATIONS[row.widths](context))
     if row.choose is None:
-        return make_plan(context).layers
+        layers = make_plan(context).layers
+        return refit_by_held_out(context, layers) if row.has_held_out_ridge else layers
     kept = [row.choose(context, place, context.width) for place in range(len(context.feedforwards))]
     return refit_layers(context, context.plan(kept))
 
@@ -147,6 +162,21 @@ def _open(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
     return contexts["usual"].under(recipe, find_width(loaded, recipe))
 
 
+def read_results() -> dict[str, Any]:
+    """What was found so far."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    return found
+
+
+def add_result(key: str, result: Mapping[str, Any]) -> None:
+    """Add a row to what was found so far, by this process or another."""
+    results = read_results()
+    results["rows"][key] = result
+    temporary = RESULTS.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    temporary.replace(RESULTS)
+
+
 def main() -> None:
     """Run the rows that are still missing."""
     parser = argparse.ArgumentParser()
@@ -154,37 +184,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
     loaded = load_model("smollm2", dtype="float32")
     ids = take_tokens(open_texts(TEXT / "test.raw.txt"), loaded.tokenizer, TEST_TOKENS)
-    if "dense" not in results:
-        results["dense"] = list(evaluate_perplexity(loaded.model, ids).window_losses)
-    counts = (511,) * len(results["dense"])
+    if DENSE not in read_results()["rows"]:
+        add_result(DENSE, {"window_losses": list(evaluate_perplexity(loaded.model, ids).window_losses)})
     contexts: dict[str, PruningContext] = {}
-    for name, row in ROWS.items():
-        for keep in KEEPS:
-            key = f"{name}, keep {keep}"
-            if key in results["rows"] or (asked.part and row.part not in asked.part):
-                continue
-            begun = time.perf_counter()
-            with row.refit():
-                layers = prune(loaded, contexts, row, keep)
-            seconds = time.perf_counter() - begun
-            with replaced(find_feedforwards(loaded.model, loaded.family), layers):
-                score = evaluate_perplexity(loaded.model, ids)
-            gap = compare_losses(PerplexityScore(tuple(results["dense"]), counts), score)
-            results["rows"][key] = {
-                "part": row.part,
-                "keep": keep,
-                "gap_nats": gap.nats,
-                "gap_standard_error_nats": gap.standard_error_nats,
-                "window_losses": list(score.window_losses),
-                "seconds": round(seconds, 1),
-                "widths": [layer.width for layer in layers],
-            }
-            results["versions"], results["threads"] = find_versions(), asked.threads
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            print(f"{key}: {gap.nats:.4f} +- {gap.standard_error_nats:.4f}, {seconds:.0f} s", flush=True)
+    for (name, row), keep in product(ROWS.items(), KEEPS):
+        key, done = f"{name}, keep {keep}", read_results()["rows"]
+        if key in done or (asked.part and row.part not in asked.part):
+            continue
+        begun = time.perf_counter()
+        with row.refit():
+            layers = prune(loaded, contexts, row, keep)
+        seconds = time.perf_counter() - begun
+        with replaced(find_feedforwards(loaded.model, loaded.family), layers):
+            score = evaluate_perplexity(loaded.model, ids)
+        facts = {"part": row.part, "keep": keep, "widths": [layer.width for layer in layers]}
+        losses = {"window_losses": list(score.window_losses)}
+        add_result(key, {**facts, **losses, "threads": asked.threads, "versions": find_versions()})
+        gap, error = compare_parts(done[DENSE]["window_losses"], score.window_losses, score.window_tokens)
+        print(f"{key}: {gap:.4f} +- {error:.4f}, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 # Encoders: MiniLM as it is and fine-tuned on SST-2, and the small BERT fine-tuned on four tasks. Goes on where it was stopped.
 set -euo pipefail
 out="${1:-out/compare}"
-label_free=random,magnitude,minitron,wanda-sp,flap,osscar,kcm,redundancy,importance,medoids,clusters,algorithm1
-all="$label_free,llm-pruner,textpruner,textpruner-self,mask-tuning,kprune"
-common=(--keep 0.6,0.4 --refit both --allocation both --calibration-tokens 24576 --data "$SECATEUR_DATA" --no-in-turn --ridge 0.1)
+label_free=secateur,importance,osscar,flap,wanda-sp,kcm,minitron,magnitude,redundancy,textpruner-self
+all="$label_free,kprune,llm-pruner,textpruner,mask-tuning"
+common=(--refit both --allocation both --calibration-tokens 24576 --data "$SECATEUR_DATA" --dtype float32)
+
+secateur compare minilm --methods "${label_free%,textpruner-self}" --task stsb-embeddings --keep 0.6,0.4 "${common[@]}" --trials 3 \
+  --calibration "$SECATEUR_DATA/sst2/train.tsv" --text-column sentence --out "$out/minilm-stsb"
 
 for task in sst2 stsb mrpc qnli; do
   [ -d "$out/models/tiny-$task" ] || secateur finetune "$SECATEUR_MODELS/bert-tiny-base" "$task" "$out/models/tiny-$task" \
     --data "$SECATEUR_DATA" --freeze-embeddings
-  secateur compare "$out/models/tiny-$task" --methods "$all" --task "$task" "${common[@]}" --trials 3 --out "$out/tiny-$task"
+  secateur compare "$out/models/tiny-$task" --methods "$all" --task "$task" --keep 0.4 "${common[@]}" --trials 3 --out "$out/tiny-$task"
 done
-
-secateur compare minilm --methods "$label_free" --task stsb-embeddings "${common[@]}" --trials 2 \
-  --calibration "$SECATEUR_DATA/sst2/train.tsv" --text-column sentence --out "$out/minilm-stsb"
 
 [ -d "$out/models/minilm-sst2" ] || secateur finetune minilm sst2 "$out/models/minilm-sst2" --data "$SECATEUR_DATA" \
   --max-rows 20000 --epochs 1
-secateur compare "$out/models/minilm-sst2" --methods "$all" --task sst2 "${common[@]}" --trials 2 --out "$out/minilm-sst2"
+secateur compare "$out/models/minilm-sst2" --methods "$all" --task sst2 --keep 0.4 "${common[@]}" --trials 2 --out "$out/minilm-sst2"
