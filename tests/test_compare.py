@@ -89,6 +89,12 @@ class TestResuming:
         assert second.cells == first.cells
         assert second.notes == first.notes
 
+    def test_activations_are_captured_only_for_those_who_look_at_them(self, place, tmp_path, monkeypatch):
+        poison(monkeypatch, "secateur.methods.contract.capture")
+        result = compare(settings_in(place, tmp_path, methods="secateur,random", refit="on"))
+        assert {row.method for row in result.rows} == {"secateur", "random"}
+        assert result.content["trials"][0]["seconds_measuring"] is None
+
     def test_missing_damaged_and_differing_cells_alone_are_run(self, place, tmp_path, monkeypatch):
         settings = settings_in(place, tmp_path, methods="random,flap")
         first, scored, real = compare(settings), [], quality.evaluate_perplexity

@@ -160,7 +160,7 @@ def prune(
         progress("reading the model", 1, 1)
         context = open_context(loaded, calibration, recipe, progress)
         check_context(context)
-        if find_method(recipe.method).uses_statistics or (recipe.refit and not recipe.in_turn):
+        if needs_statistics(recipe):
             with clock.phase("measuring activations"):
                 _ = context.statistics
         plan = make_plan(context, clock)
@@ -239,6 +239,12 @@ def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPla
         with clock.phase("refitting"):
             layers = refit_layers(context, layers)
     return as_plan(context, layers)
+
+
+def needs_statistics(recipe: Recipe) -> bool:
+    """Whether anything is measured in the unpruned model before it is pruned."""
+    method = find_method(recipe.method)
+    return ("activations" in method.needs and not method.measures_itself) or (recipe.refit and not recipe.in_turn)
 
 
 def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:

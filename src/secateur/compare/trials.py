@@ -28,7 +28,7 @@ from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel, number_format
 from secateur.models.sizes import measure_size, predict_size
-from secateur.pipeline import find_width, open_context, refit_layers
+from secateur.pipeline import find_width, needs_statistics, open_context, refit_layers
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan, Progress, PruningPlan, no_progress
 
@@ -110,7 +110,7 @@ class Trial:
         self._measured = False
 
     def seconds_measuring(self) -> float | None:
-        """Time that activations were captured in; None where that was never finished."""
+        """Time that activations were captured in; None where that was never finished, or never needed."""
         stored = read_cell(self.bench.folder, self._cell("measuring", self.context.recipe))
         return None if stored is None else float(stored["seconds"])
 
@@ -157,9 +157,10 @@ class Trial:
         return layers, Cost(plain[1].seconds + cost.seconds, max(plain[1].peak_mb, cost.peak_mb))
 
     def _context_of(self, job: Job, *, refit: bool) -> CostedContext:
-        self._measure()
         recipe = job.contender.recipe(self.context.recipe, job.keep).model_copy(update={"refit": refit})
-        context = self.context.under(recipe, find_width(self.bench.loaded, recipe))
+        if needs_statistics(recipe):
+            self._measure()
+        context = replace(self.context.under(recipe, find_width(self.bench.loaded, recipe)), progress=no_progress)
         assert isinstance(context, CostedContext)
         return context
 
@@ -171,7 +172,7 @@ class Trial:
         _ = self.context.statistics
         result = {"seconds": time.perf_counter() - begun}
         write_cell(self.bench.folder, self._cell("measuring", self.context.recipe), result)
-        self.context.progress, self._measured = no_progress, True
+        self._measured = True
 
     def _keep(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -50,6 +49,7 @@ CHOOSING_SETTINGS = frozenset(
 """Settings that no measured activation depends on."""
 RIDGE = {"decoder": 0.3, "encoder": 0.01, "encoder-decoder": 0.01, "vision": 0.01}
 """Default noise that a refit assumes in each activation, by kind; chosen on SmolLM2 and MiniLM."""
+_STATISTICS = ("statistics",)
 T = TypeVar("T")
 
 
@@ -74,8 +74,8 @@ class Method:
     """Whether it changes the weights that are left, as published, without Secateur's refit."""
     refits: bool = False
     """Whether it refits by itself, network after network, where the recipe asks for that."""
-    uses_statistics: bool = True
-    """Whether it looks at `context.statistics`, or measures all that it needs by itself."""
+    measures_itself: bool = False
+    """Whether it measures the activations that it needs by itself, and never looks at `context.statistics`."""
     uses_second_moments: bool = False
     """Whether it needs E[z z^T], even where nothing is refitted."""
     check: Callable[[Recipe], None] = lambda recipe: None
@@ -114,16 +114,19 @@ class PruningContext:
     """Speeds that the user may want to know, such as "candidates per second"."""
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @property
     def statistics(self) -> tuple[LayerStatistics, ...]:
         """Activations of each network, measured over all calibration text in one run."""
-        layers = self._capture(with_second_moments=self.with_second_moments)
-        if len(layers[0].samples) < MIN_SAMPLES:
-            raise InputError(
-                f"at least {MIN_SAMPLES} activation rows must be sampled, got {len(layers[0].samples)}; "
-                "give more calibration text"
-            )
-        return layers
+        if _STATISTICS not in self._known:  # not `once`: what measuring costs is no method's
+            layers = self._capture(with_second_moments=self.with_second_moments)
+            if len(layers[0].samples) < MIN_SAMPLES:
+                raise InputError(
+                    f"at least {MIN_SAMPLES} activation rows must be sampled, got {len(layers[0].samples)}; "
+                    "give more calibration text"
+                )
+            self._known[_STATISTICS] = layers
+        found: tuple[LayerStatistics, ...] = self._known[_STATISTICS]
+        return found
 
     def _capture(self, *, with_second_moments: bool) -> tuple[LayerStatistics, ...]:
         return capture(
@@ -281,6 +284,4 @@ class PruningContext:
         changed -= {"keep", "round_to"} if width is not None else set()
         if not changed <= CHOOSING_SETTINGS:
             raise InputError(f"these settings need new measurements: {', '.join(sorted(changed))}")
-        other = replace(self, recipe=recipe, width=self.width if width is None else width)
-        other.__dict__["statistics"] = self.statistics
-        return other
+        return replace(self, recipe=recipe, width=self.width if width is None else width)

@@ -142,5 +142,5 @@ SECATEUR = Method(
     sees=frozenset({"duplicates", "dead neurons"}),
     allocations=frozenset({"uniform", "global"}),
     refits=True,
-    uses_statistics=False,
+    measures_itself=True,
 )
