@@ -4,7 +4,7 @@
 
 Gap to the dense model in nats a token on the first 16,384 tokens of WikiText-2's test text (32 windows of 512), 24,576
 calibration tokens of the validation text, one draw, float32. Parts 0 to 8 as in README.md. Rows that results.json holds
-are not run again.
+are not run again; several processes may run different parts at once.
 """
 
 from __future__ import annotations
