@@ -9,8 +9,8 @@ import torch
 import tiny
 from secateur import refitting
 from secateur.methods import METHODS
-from secateur.methods.secateur import FLOOR, allocate, order
-from secateur.methods.sensitivity import Probe
+from secateur.methods.secateur import FLOOR, Profile, allocate, order
+from secateur.methods.sensitivity import Probe, hold_out
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
@@ -190,12 +190,21 @@ class TestAllocation:
         assert min(widths) >= 1
 
 
+def test_what_neurons_cost_adds_up_to_what_was_measured_wherever_it_was():
+    profile = Profile(np.array([1.0, 3.0, 4.0, 4.0, 8.0]), tried=(2, 4), distances=(0.1, 0.5))
+    assert profile.costs == pytest.approx([0.025, 0.075, 0.2, 0.2, 0.4])
+    falling = Profile(np.array([1.0, 1.0, 1.0]), tried=(1, 2), distances=(0.1, 0.05))
+    assert falling.costs == pytest.approx([0.1, 0.0, 0.0])
+    without_error = Profile(np.zeros(3), tried=(1, 2), distances=(0.0, 0.0))
+    assert without_error.costs.tolist() == [0.0, 0.0, 0.0]
+
+
 class TestProbe:
     """How far outputs move."""
 
     def test_the_distance_of_a_head_is_the_divergence_of_what_it_says(self):
         context = open_on("llama")
-        probe = Probe(context.loaded, context.calibration, "tokens", 0)
+        probe = Probe(context.loaded, context.calibration.batches, "tokens")
         assert probe.distance() == 0
         plan = make_plan(context)
         before = self.log_probabilities(context)
@@ -203,20 +212,53 @@ class TestProbe:
             after, found = self.log_probabilities(context), probe.distance()
         assert found == pytest.approx(float((before.exp() * (before - after)).sum(dim=-1).mean()), rel=1e-4)
 
+    @pytest.mark.parametrize(("case", "rows"), [("llama", 5), ("bert", 5)])
+    def test_rows_to_try_a_model_on_are_not_those_that_it_is_fitted_to(self, case, rows):
+        model = tiny.make_model(case)
+        given = [tiny.make_inputs(model, rows=4, tokens=16, seed=seed) for seed in range(10)]
+        context = open_context(wrap_model(model), given, make_recipe({"token_noise": 0.5}))
+        held, fitted = hold_out(context.loaded, context.calibration, 3)
+        assert (held.rows, fitted.rows) == (rows, 40 - rows)
+        found = {tuple(row.tolist()) for part in (held, fitted) for b in part.batches for row in b["input_ids"]}
+        assert found == {tuple(row.tolist()) for b in given for row in b["input_ids"]}
+        noised = hold_out(context.loaded, context.noised, 3)[1]
+        assert len(noised.batches) == len(fitted.batches)
+        for clean, other in zip(fitted.batches, noised.batches, strict=True):  # the same rows
+            assert (clean["input_ids"] == other["input_ids"]).float().mean() > 0.3
+
+    def test_a_single_row_is_all_there_is(self):
+        context = open_on("llama")
+        one = context.calibration.sample_rows(1, 0)
+        assert hold_out(context.loaded, one, 0) == (one, one)
+
+    @pytest.mark.parametrize("case", ["llama", "gpt2", "bert", "distilbert"])
+    def test_layers_before_the_network_that_changes_do_not_run_again(self, case):
+        context = open_on(case)
+        whole, probe = (Probe(context.loaded, context.calibration.batches, "tokens") for _ in range(2))
+        (first, last), (_, cut), ran = context.feedforwards, make_plan(context).layers, []
+        probe.go_to(last)
+        first.down.register_forward_hook(lambda *_: ran.append(1))
+        with replaced([last], [cut]):
+            found = probe.distance()
+            assert not ran
+            assert found == pytest.approx(whole.distance(), rel=1e-5)
+        assert found > 0
+        assert ran
+
     def log_probabilities(self, context):
         parts = []
-        for batch in context.calibration.sample_rows(4, 0).batches:
+        for batch in context.calibration.batches:
             parts.append(tiny.outputs(context.loaded.model, batch)[batch["attention_mask"].bool()])
         return torch.cat(parts).double().log_softmax(dim=-1)
 
     def test_of_hidden_states_it_is_the_share_of_their_variance(self):
         model = tiny.make_model("bert").bert
         context = open_on("bert", model=model)
-        probe = Probe(context.loaded, context.calibration, "tokens", 0)
+        probe = Probe(context.loaded, context.calibration.batches, "tokens")
         assert probe.distance() == 0
         with torch.no_grad():  # the last norm moves all states by 1
             model.encoder.layer[1].output.LayerNorm.bias.add_(1.0)
-        states = torch.cat([self.states(model, batch) for batch in context.calibration.draw_batches(256, 0)])
+        states = torch.cat([self.states(model, batch) for batch in context.calibration.batches])
         variance = (states - states.mean(dim=0)).square().mean()
         assert probe.distance() == pytest.approx(float(1 / variance), rel=1e-4)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from choices import damped, invert
 
-from secateur.methods import PruningContext
+from secateur.calibration import Calibration
+from secateur.methods import PruningContext, secateur
 from secateur.methods.flap import score_by_fluctuation
 from secateur.methods.secateur import Profile, measure_profiles
+from secateur.methods.sensitivity import hold_out
+from secateur.models.loading import LoadedModel
 from secateur.selection.allocation import allocate_widths
 from secateur.selection.ranking import select_overall
 
@@ -23,15 +27,31 @@ def profiles(context: PruningContext) -> list[Profile]:
     return context.once(("profiles",), lambda: measure_profiles(context))
 
 
-def by_costs(context: PruningContext, *, power: float) -> list[int]:
-    """Marginal squared errors, scaled so that a network's add up to distance^power on the way to 0.3."""
-    costs = [found.costs * found.distance**power / found.costs[: found.tried].sum() for found in profiles(context)]
-    return _spread(context, costs)
+def by_costs(context: PruningContext) -> list[int]:
+    """Marginal squared errors, scaled so that a network's add up to the distances at 0.65 and 0.3."""
+    return _spread(context, [found.costs for found in profiles(context)])
+
+
+def by_costs_on_seen_rows(context: PruningContext) -> list[int]:
+    """The same, distances measured on rows that the cut networks were fitted to."""
+    with patch.object(secateur, "hold_out", see_all):
+        return _spread(context, [found.costs for found in measure_profiles(context)])
+
+
+def see_all(loaded: LoadedModel, calibration: Calibration, seed: int) -> tuple[Calibration, Calibration]:
+    """The rows that would be held out, and all rows."""
+    return hold_out(loaded, calibration, seed)[0], calibration
+
+
+def by_one_depth(context: PruningContext, *, power: float, trial: int = 1) -> list[int]:
+    """Marginal squared errors, scaled so that a network's add up to distance^power on the way to 0.65 or 0.3."""
+    scales = [found.distances[trial] ** power / found.errors[: found.tried[trial]].sum() for found in profiles(context)]
+    return _spread(context, [found.errors * scale for found, scale in zip(profiles(context), scales, strict=True)])
 
 
 def by_inverse(context: PruningContext) -> list[int]:
     """What goes from each network in proportion to 1 / distance, at most 0.75 of it."""
-    inverse = np.array([1 / found.distance for found in profiles(context)])
+    inverse = np.array([1 / found.distances[1] for found in profiles(context)])
     neurons = context.feedforwards[0].width
     low, high = 0.0, float(neurons / inverse.min())
     for _ in range(60):
@@ -73,9 +93,12 @@ def _spread(context: PruningContext, costs: list[np.ndarray]) -> list[int]:
 
 
 ALLOCATIONS: Mapping[str, Allocate] = {
-    "divergence x squared error": partial(by_costs, power=1.0),
-    "squared error alone": partial(by_costs, power=0.0),
-    "root of divergence x squared error": partial(by_costs, power=0.5),
+    "divergence at 0.65 and 0.3 x squared error": by_costs,
+    "the same on rows of the refit": by_costs_on_seen_rows,
+    "divergence at 0.3 x squared error": partial(by_one_depth, power=1.0),
+    "divergence at 0.65 x squared error": partial(by_one_depth, power=1.0, trial=0),
+    "squared error alone": partial(by_one_depth, power=0.0),
+    "root of divergence at 0.3 x squared error": partial(by_one_depth, power=0.5),
     "1 / divergence": by_inverse,
     "FLAP's scores": by_fluctuation,
     "unique share of variance": partial(by_information, kind="unique"),

@@ -7,7 +7,7 @@ run() { # FOLDER METHODS ALLOCATION REFIT
     --calibration "$SECATEUR_DATA/wikitext2/validation.tokens.txt" --calibration-tokens 24576 \
     --text "$SECATEUR_DATA/wikitext2/test.raw.txt" --tokens 32768 --window 512 --dtype float32 --trials 3 --out "$out/$1"
 }
-run uniform secateur,flap,importance,osscar uniform on
+run uniform secateur,flap,importance,osscar,wanda-sp uniform on
 run global secateur,flap,llm-pruner global on
-run uniform-published osscar uniform off
+run uniform-published osscar,flap,importance,wanda-sp uniform off
 run global-published flap,llm-pruner global off

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.encoding import Batch, batches_by_length, find_length, pad_rows, require_tokenizer, tokenise
@@ -39,30 +40,44 @@ class Calibration:
     labels: tuple[Tensor, ...] | None = None
     """(rows,) of each batch, where the rows are labelled; only methods that say that they need labels look at them."""
 
+    @property
+    def rows(self) -> int:
+        """Of all batches."""
+        return sum(_count_rows(batch) for batch in self.batches)
+
     def sample_rows(self, rows: int, seed: int) -> Calibration:
         """At most `rows` rows (and their labels) drawn at random, however they were batched."""
-        sizes = [len(next(iter(batch.values()))) for batch in self.batches]
-        drawn = set(random.Random(seed).sample(range(sum(sizes)), min(rows, sum(sizes))))
-        batches, labels, start = [], [], 0
-        for number, size in enumerate(sizes):
-            chosen = [row for row in range(size) if start + row in drawn]
-            start += size
-            if chosen:
-                batches.append({name: value[chosen] for name, value in self.batches[number].items()})
-                labels += [self.labels[number][chosen]] if self.labels is not None else []
-        return Calibration(tuple(batches), self.summary, None if self.labels is None else tuple(labels))
+        return self.split_rows(rows, seed)[0]
+
+    def split_rows(self, rows: int, seed: int) -> tuple[Calibration, Calibration]:
+        """`sample_rows`, and all other rows; in either the rows stay in order, in what is left of their batches."""
+        drawn = np.zeros(self.rows, dtype=bool)
+        drawn[random.Random(seed).sample(range(self.rows), min(rows, self.rows))] = True
+        return self._take(drawn), self._take(~drawn)
+
+    def _take(self, chosen: NDArray[np.bool_]) -> Calibration:
+        ends = np.cumsum([_count_rows(batch) for batch in self.batches])
+        parts = [torch.from_numpy(part) for part in np.split(chosen, ends[:-1])]
+        used = [number for number, part in enumerate(parts) if part.any()]
+        batches = ({name: value[parts[n]] for name, value in self.batches[n].items()} for n in used)
+        labels = None if self.labels is None else tuple(self.labels[n][parts[n]] for n in used)
+        return Calibration(tuple(batches), self.summary, labels)
 
     def draw_batches(self, rows: int, seed: int) -> tuple[Batch, ...]:
         """At most `rows` rows in whole batches and one cut short, taken in a seeded random order of the batches."""
         order, drawn = list(self.batches), []
         random.Random(seed).shuffle(order)
         for batch in order:
-            size = len(next(iter(batch.values())))
+            size = _count_rows(batch)
             drawn.append({name: value[:rows] for name, value in batch.items()} if size > rows else batch)
             rows -= min(size, rows)
             if rows == 0:
                 break
         return tuple(drawn)
+
+
+def _count_rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe) -> Calibration:
@@ -246,8 +261,7 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
             batch = {name: value for name, value in batch.items() if name != "labels"}
         if not batch:
             raise InputError(f"calibration batch {number} is empty")
-        first = next(iter(batch.values()))
-        rows += len(first)
+        rows += _count_rows(batch)
         mask = batch.get("attention_mask", batch.get("input_ids"))
         tokens += 0 if mask is None else int((mask != 0).sum()) if "attention_mask" in batch else mask.numel()
         needs_decoder = loaded.family.kind == "encoder-decoder" and "decoder_input_ids" not in batch

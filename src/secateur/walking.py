@@ -38,6 +38,8 @@ class _Passage:
     """(B, T, D) that the next layer reads."""
     calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]]
     """What each layer is called with besides."""
+    rest: tuple[Any, ...] | None = None
+    """What a layer gives back besides states; None: it gives back nothing but states."""
     ahead: Tensor | None = None
     """(B, T, D) that the layer after the next one reads, where that is known already."""
 
@@ -115,6 +117,14 @@ class Walk:
             found = self._layers[self._place][1](passage.states, *args, **kwargs)
         states: Tensor = found[0] if isinstance(found, tuple) else found
         return states
+
+    @contextmanager
+    def resumed(self, number: int) -> Iterator[None]:
+        """While this lasts, the model, given the batch, runs no layer before the one that lies ahead."""
+        passage = self._passages[number]
+        found = passage.states if passage.rest is None else (passage.states, *passage.rest)
+        with _standing_in([layer for _, layer in self._layers[: self._place]], lambda: found):
+            yield
 
     def settle(self, number: int, states: Tensor) -> None:
         """(B, T, D) is what the layer that lies ahead makes of a batch; going on won't run it."""
@@ -253,18 +263,28 @@ def _noting_calls(layers: Sequence[nn.Module], passage: _Passage) -> Iterator[No
 
     def after(module: nn.Module, args: tuple[Any, ...], found: Any) -> None:
         first.append(found)
+        passage.rest = found[1:] if isinstance(found, tuple) else None
 
-    own = [vars(layer).get("forward") for layer in layers]  # such as a library's that has wrapped it
     handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     handles.append(layers[0].register_forward_hook(after))
     try:
-        for layer in layers[1:]:
-            layer.forward = lambda *args, **kwargs: first[0]
+        with _standing_in(layers[1:], lambda: first[0]):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _standing_in(layers: Sequence[nn.Module], give: Callable[[], Any]) -> Iterator[None]:
+    """Layers give this back instead of running."""
+    own = [vars(layer).get("forward") for layer in layers]  # such as a library's that has wrapped it
+    try:
+        for layer in layers:
+            layer.forward = lambda *args, **kwargs: give()
         yield
     finally:
         for layer, forward in zip(layers, own, strict=True):
             vars(layer).pop("forward", None)
             if forward is not None:
                 layer.forward = forward
-        for handle in handles:
-            handle.remove()

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.calibration import Calibration
 from secateur.methods.contract import Method, PruningContext
-from secateur.methods.sensitivity import Probe
+from secateur.methods.sensitivity import Probe, hold_out
 from secateur.models.feedforward import FeedForward, replaced
 from secateur.refitting import Measured, measure, refit_columns, refit_in_turn, refit_network
 from secateur.results import LayerPlan
@@ -19,8 +20,8 @@ from secateur.selection.allocation import allocate_widths
 from secateur.selection.elimination import Removals, order_removals
 from secateur.walking import Stream
 
-PROBE_KEEP = 0.3
-"""Fraction of a network's neurons that is left when it is tried how much the model depends on the network."""
+PROBE_KEEPS = (0.65, 0.3)
+"""Fractions of a network's neurons that are left when it is tried how much the model depends on the network."""
 LEAST_KEEP = 0.02
 """Fraction of each network's neurons that stays, however little it seems to matter (or half of what all keep)."""
 MOST_NOISE = 30.0
@@ -53,11 +54,11 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
     recipe, ffns = context.recipe, context.feedforwards
 
     def choose(place: int, measured: Measured) -> LayerPlan:
-        return _cut(ffns[place], order(context, ffns[place], measured, ffns[place].width - widths[place]).order)
+        return cut(ffns[place], order(context, ffns[place], measured, ffns[place].width - widths[place]).order)
 
     if recipe.refit and recipe.in_turn:
         return refit_in_turn(context, choose, ridge=context.ridge, share=recipe.drift)
-    return tuple(choose(place, measured) for place, measured in enumerate(measure_whole(context)))
+    return tuple(choose(place, measured) for place, measured in enumerate(measure_whole(context, context.noised)))
 
 
 def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
@@ -82,15 +83,16 @@ def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: 
 def allocate(context: PruningContext) -> list[int]:
     """Neurons to keep in each network, such that the outputs of the whole model are estimated to move least.
 
-    Going through the orders of removal in the unpruned model, each neuron costs its share of the distance that the
-    model's outputs move when its network alone is cut to 0.3 of its neurons and refitted: the share that it has in the
-    squared error of the network's own output by then. The distance is that of `Probe`; costs add up.
+    The distance (`Probe`) is measured where one network alone is cut to 0.65 and to 0.3 of its neurons and refitted, in
+    the order of removal in the unpruned model, on rows that neither was found on (`hold_out`). Of what it rises between
+    two of these depths, each neuron costs the share that it has in what the squared error of the network's own output
+    rises. Costs add up.
     """
     recipe = context.recipe
     least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
     key = ("removal profiles", recipe.information, context.noise, context.ridge, recipe.token_noise, least)
     profiles = context.once(key, lambda: measure_profiles(context, least))
-    costs = [profile.costs * (profile.distance / profile.costs[: profile.tried].sum()) for profile in profiles]
+    costs = [profile.costs for profile in profiles]
     return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
 
 
@@ -98,39 +100,52 @@ def allocate(context: PruningContext) -> list[int]:
 class Profile:
     """What it costs when one network alone loses its neurons."""
 
-    costs: NDArray[np.float64]
+    errors: NDArray[np.float64]
     """(removals,) rise of the squared error of its own output as each goes, in the order of removal."""
-    tried: int
-    """Neurons that were gone when the whole model was tried."""
-    distance: float
-    """How far its outputs had moved by then (`Probe`)."""
+    tried: tuple[int, ...]
+    """Neurons that were gone each time when the whole model was tried, in ascending order."""
+    distances: tuple[float, ...]
+    """How far its outputs had moved each time (`Probe`)."""
+
+    @property
+    def costs(self) -> NDArray[np.float64]:
+        """(removals,) estimated rise of the distance as each goes; past the last trial as before it."""
+        parts = np.split(self.errors, self.tried)
+        rises = np.diff(np.maximum.accumulate([0.0, *self.distances]))
+        scales = rises / np.maximum([part.sum() for part in parts[:-1]], np.finfo(float).tiny)
+        return np.concatenate([part * scale for part, scale in zip(parts, [*scales, scales[-1]], strict=True)])
 
 
 def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list[Profile]:
     """A profile of each network in the unpruned model, down to `least` of its neurons."""
-    probe = Probe(context.loaded, context.calibration, context.sampling, context.recipe.seed)
+    loaded, seed = context.loaded, context.recipe.seed
+    probe = Probe(loaded, hold_out(loaded, context.calibration, seed)[0].batches, context.sampling)
+    fitted = hold_out(loaded, context.noised, seed)[1]
     profiles = []
-    for ffn, measured in zip(context.feedforwards, measure_whole(context), strict=True):
-        most, tried = (ffn.width - max(1, round(keep * ffn.width)) for keep in (least, PROBE_KEEP))
+    for ffn, measured in zip(context.feedforwards, measure_whole(context, fitted), strict=True):
+        *tried, most = (ffn.width - max(1, round(keep * ffn.width)) for keep in (*PROBE_KEEPS, least))
         removals = order(context, ffn, measured, most)
-        layer = refit_network(ffn, _cut(ffn, removals.order[:tried]), measured, ridge=context.ridge)
-        with replaced([ffn], [layer]):
-            distance = probe.distance()
-        profiles.append(Profile(removals.costs.numpy(), tried, distance))
+        distances = []
+        probe.go_to(ffn)
+        for count in tried:
+            layer = refit_network(ffn, cut(ffn, removals.order[:count]), measured, ridge=context.ridge)
+            with replaced([ffn], [layer]):
+                distances.append(probe.distance())
+        profiles.append(Profile(removals.costs.numpy(), tuple(tried), tuple(distances)))
         context.progress("trying networks", len(profiles), len(context.feedforwards))
     return profiles
 
 
-def measure_whole(context: PruningContext) -> Iterator[Measured]:
+def measure_whole(context: PruningContext, calibration: Calibration) -> Iterator[Measured]:
     """What each network is pruned by in the unpruned model, one at a time."""
-    batches = context.noised.batches
-    stream = Stream(context.loaded, batches, context.sampling)
+    stream = Stream(context.loaded, calibration.batches, context.sampling)
     for ffn in context.feedforwards:
         stream.go_to(ffn)
-        yield measure(ffn, stream, len(batches))
+        yield measure(ffn, stream, len(calibration.batches))
 
 
-def _cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:
+def cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:
+    """What is left without these neurons."""
     return LayerPlan(ffn.path, ffn.width, np.setdiff1d(np.arange(ffn.width), gone.numpy()))
 
 
