@@ -216,15 +216,13 @@ class TestProbe:
     def test_rows_to_try_a_model_on_are_not_those_that_it_is_fitted_to(self, case, rows):
         model = tiny.make_model(case)
         given = [tiny.make_inputs(model, rows=4, tokens=16, seed=seed) for seed in range(10)]
-        context = open_context(wrap_model(model), given, make_recipe({"token_noise": 0.5}))
+        context = open_context(wrap_model(model), given, make_recipe({}))
         held, fitted = hold_out(context.loaded, context.calibration, 3)
         assert (held.rows, fitted.rows) == (rows, 40 - rows)
         found = {tuple(row.tolist()) for part in (held, fitted) for b in part.batches for row in b["input_ids"]}
         assert found == {tuple(row.tolist()) for b in given for row in b["input_ids"]}
-        noised = hold_out(context.loaded, context.noised, 3)[1]
-        assert len(noised.batches) == len(fitted.batches)
-        for clean, other in zip(fitted.batches, noised.batches, strict=True):  # the same rows
-            assert (clean["input_ids"] == other["input_ids"]).float().mean() > 0.3
+        if case == "llama":
+            assert torch.equal(torch.cat([batch["input_ids"] for batch in held.batches])[1:], given[-1]["input_ids"])
 
     def test_a_single_row_is_all_there_is(self):
         context = open_on("llama")

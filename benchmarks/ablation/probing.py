@@ -35,11 +35,10 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     context = open_context(load_model("smollm2", dtype="float32"), None, make_recipe(BASE))
     loaded, seed = context.loaded, context.recipe.seed
-    held, rest = hold_out(loaded, context.calibration, seed)
+    held, rest = hold_out(loaded, context.noised, seed)
     probes = [Probe(loaded, rows.batches, context.sampling) for rows in (rest.sample_rows(held.rows, seed), held)]
     found = []
-    fitted = hold_out(loaded, context.noised, seed)[1]
-    for ffn, measured in zip(context.feedforwards, measure_whole(context, fitted), strict=True):
+    for ffn, measured in zip(context.feedforwards, measure_whole(context, rest), strict=True):
         counts = [ffn.width - round(keep * ffn.width) for keep in KEEPS]
         removals, distances = order(context, ffn, measured, counts[-1]), []
         for probe in probes:

@@ -47,15 +47,12 @@ class Calibration:
 
     def sample_rows(self, rows: int, seed: int) -> Calibration:
         """At most `rows` rows (and their labels) drawn at random, however they were batched."""
-        return self.split_rows(rows, seed)[0]
+        chosen = np.zeros(self.rows, dtype=bool)
+        chosen[random.Random(seed).sample(range(self.rows), min(rows, self.rows))] = True
+        return self.take_rows(chosen)
 
-    def split_rows(self, rows: int, seed: int) -> tuple[Calibration, Calibration]:
-        """`sample_rows`, and all other rows; in either the rows stay in order, in what is left of their batches."""
-        drawn = np.zeros(self.rows, dtype=bool)
-        drawn[random.Random(seed).sample(range(self.rows), min(rows, self.rows))] = True
-        return self._take(drawn), self._take(~drawn)
-
-    def _take(self, chosen: NDArray[np.bool_]) -> Calibration:
+    def take_rows(self, chosen: NDArray[np.bool_]) -> Calibration:
+        """The rows (and their labels) where `chosen` (rows,) says so, in order, in what is left of their batches."""
         ends = np.cumsum([_count_rows(batch) for batch in self.batches])
         parts = [torch.from_numpy(part) for part in np.split(chosen, ends[:-1])]
         used = [number for number, part in enumerate(parts) if part.any()]

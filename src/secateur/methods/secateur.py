@@ -118,11 +118,10 @@ class Profile:
 
 def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list[Profile]:
     """A profile of each network in the unpruned model, down to `least` of its neurons."""
-    loaded, seed = context.loaded, context.recipe.seed
-    probe = Probe(loaded, hold_out(loaded, context.calibration, seed)[0].batches, context.sampling)
-    fitted = hold_out(loaded, context.noised, seed)[1]
+    held, rest = hold_out(context.loaded, context.noised, context.recipe.seed)
+    probe = Probe(context.loaded, held.batches, context.sampling)
     profiles = []
-    for ffn, measured in zip(context.feedforwards, measure_whole(context, fitted), strict=True):
+    for ffn, measured in zip(context.feedforwards, measure_whole(context, rest), strict=True):
         *tried, most = (ffn.width - max(1, round(keep * ffn.width)) for keep in (*PROBE_KEEPS, least))
         removals = order(context, ffn, measured, most)
         distances = []

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div
 
 from secateur.calibration import Calibration
 from secateur.encoding import Batch
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
 from secateur.models.outputs import OutputKind, has_head, read_outputs
-from secateur.selection.candidates import mean_kl_nats
 from secateur.walking import Walk, can_walk
 
 ROWS, WINDOWS = 256, 6
 """Rows that outputs are compared on at most; windows of a language model."""
 SHARE = 8
 """Of so many rows one, at most."""
-WINDOW = 256
+WINDOW = 128
 """Tokens of a window that are looked at."""
 TOKENS = 128
 """Outputs for every token are thinned out to about so many a batch."""
 
 
 def hold_out(loaded: LoadedModel, calibration: Calibration, seed: int) -> tuple[Calibration, Calibration]:
-    """A few rows to try the model on, and the others, which it may be fitted to; a single row is both."""
-    if calibration.rows == 1:
+    """A few rows to try the model on, and the others, which it may be fitted to; a single row is both.
+
+    Of running text the last rows, which are more likely to be about something else than rows from between the others.
+    """
+    rows, is_running = calibration.rows, loaded.family.kind == "decoder"
+    if rows == 1:
         return calibration, calibration
-    most = WINDOWS if loaded.family.kind == "decoder" else ROWS
-    return calibration.split_rows(min(most, max(1, calibration.rows // SHARE)), seed)
+    count = min(WINDOWS if is_running else ROWS, max(1, rows // SHARE))
+    held = np.zeros(rows, dtype=bool)
+    held[np.arange(rows - count, rows) if is_running else random.Random(seed).sample(range(rows), count)] = True
+    return calibration.take_rows(held), calibration.take_rows(~held)
 
 
 class Probe:
@@ -43,7 +50,13 @@ class Probe:
         self._kind: OutputKind = "logits" if has_head(loaded.model) else "states"
         self._batches = list(_cut_short(batches) if loaded.family.kind == "decoder" else batches)
         self._walk: Walk | None = None
-        self._before = self._read_all()
+        before = [self._read(number) for number in range(len(self._batches))]
+        self._are_distributions = self._kind == "logits" and before[0].shape[1] > 1
+        if self._are_distributions:
+            self._before, self._scale = [part.log_softmax(dim=-1) for part in before], float(sum(map(len, before)))
+        else:
+            together = torch.cat(before)
+            self._before, self._scale = before, float((together - together.mean(dim=0)).square().sum())
         if can_walk(loaded):
             self._walk = Walk(loaded, self._batches)
 
@@ -58,20 +71,19 @@ class Probe:
         The mean KL divergence in nats where a row has several outputs of a head, else the mean squared difference in
         units of the outputs' variance.
         """
-        after = self._read_all()
-        if self._kind == "states" or self._before[0].shape[1] < 2:
-            before, moved = torch.cat(self._before), torch.cat(self._before) - torch.cat(after)
-            return float(moved.square().mean() / (before - before.mean(dim=0)).square().mean().clamp(min=1e-30))
-        parts = [mean_kl_nats(old, new) for old, new in zip(self._before, after, strict=True)]
-        return float(np.average(parts, weights=[len(old) for old in self._before]))
+        moved = 0.0
+        for number, before in enumerate(self._before):
+            after = self._read(number)
+            if self._are_distributions:
+                moved += float(kl_div(after.log_softmax(dim=-1), before, reduction="sum", log_target=True))
+            else:
+                moved += float((after - before).square().sum())
+        return moved / max(self._scale, 1e-30)
 
-    def _read_all(self) -> list[Tensor]:
-        found = []
-        for number, batch in enumerate(self._batches):
-            with nullcontext() if self._walk is None else self._walk.resumed(number):
-                outputs = read_outputs(self._model, batch, self._kind, self._sampling)
-            found.append(outputs[:: max(1, len(outputs) // TOKENS)])
-        return found
+    def _read(self, number: int) -> Tensor:
+        with nullcontext() if self._walk is None else self._walk.resumed(number):
+            outputs = read_outputs(self._model, self._batches[number], self._kind, self._sampling)
+        return outputs[:: max(1, len(outputs) // TOKENS)]
 
 
 def _cut_short(batches: Sequence[Batch]) -> Iterator[Batch]:
