@@ -224,6 +224,14 @@ class TestProbe:
         if case == "llama":
             assert torch.equal(torch.cat([batch["input_ids"] for batch in held.batches])[1:], given[-1]["input_ids"])
 
+    def test_a_short_last_window_is_not_all_that_a_model_is_tried_on(self):
+        given = [torch.arange(3, 51).view(3, 16), torch.tensor([[3, 4]])]
+        loaded = wrap_model(tiny.make_model("llama"))
+        calibration = open_context(loaded, [{"input_ids": ids} for ids in given], make_recipe({})).calibration
+        held, fitted = hold_out(loaded, calibration, 0)
+        assert [batch["input_ids"].shape for batch in held.batches] == [(1, 16), (1, 2)]
+        assert fitted.rows == 2
+
     def test_a_single_row_is_all_there_is(self):
         context = open_on("llama")
         one = context.calibration.sample_rows(1, 0)

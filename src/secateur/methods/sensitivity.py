@@ -36,7 +36,7 @@ def hold_out(loaded: LoadedModel, calibration: Calibration, seed: int) -> tuple[
     rows, is_running = calibration.rows, loaded.family.kind == "decoder"
     if rows == 1:
         return calibration, calibration
-    count = min(WINDOWS if is_running else ROWS, max(1, rows // SHARE))
+    count = min(WINDOWS if is_running else ROWS, max(2, rows // SHARE), rows - 1)  # 2: the last window may be short
     held = np.zeros(rows, dtype=bool)
     held[np.arange(rows - count, rows) if is_running else random.Random(seed).sample(range(rows), count)] = True
     return calibration.take_rows(held), calibration.take_rows(~held)
