@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import tiny
-from secateur.capture import StatisticsFitter, capture, multiply_by_itself
+from secateur.capture import MomentSum, StatisticsFitter, capture, multiply_by_itself
 from secateur.errors import InputError
 from secateur.models.families import find_feedforwards
 
@@ -133,3 +133,16 @@ def test_activations_that_overflow_are_refused():
 def test_a_symmetric_product_is_that_of_all_its_blocks(width):
     x = torch.randn(7, width, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(multiply_by_itself(x), x.T @ x, atol=1e-6)
+
+
+def test_moments_about_large_means_keep_their_digits():
+    x = torch.randn(5000, 6, generator=torch.Generator().manual_seed(0)) * 0.01 + torch.tensor([0, 1, -3, 10, 100, 7.0])
+    x[:, 5] = 7
+    moments = MomentSum(6)
+    for part in [x[:0], *x.split(700)]:
+        moments.add(part)
+    mean, second = moments.finish()
+    apart = x.double() - x.double().mean(dim=0)
+    assert torch.allclose(mean, x.double().mean(dim=0), rtol=1e-7)
+    assert torch.allclose(second, x.double().T @ x.double() / 5000, rtol=1e-6)
+    assert torch.allclose(second - torch.outer(mean, mean), apart.T @ apart / 5000, atol=1e-9)

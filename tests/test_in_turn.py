@@ -80,11 +80,10 @@ def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pr
     z = torch.cat([part.activations for part in student]).double()
     pairs = list(zip(whole, student, strict=True))
     target = torch.cat([b.output + drift * (a.total - b.total) for a, b in pairs]).double()
-    columns = context.down_columns(1).double()[second.kept]
+    columns, z_mean = context.down_columns(1).double()[second.kept], torch.zeros(())
     if second.update.bias is not None:
         target, mean, z_mean = target - target.mean(dim=0), target.mean(dim=0), z.mean(dim=0)
-        z = z - z_mean
-    wanted = solve_ridge(z, second.kept, target, columns)
+    wanted = solve_ridge(z - z_mean, second.kept, target, columns)
     assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
     if second.update.bias is not None:
         assert torch.allclose(second.update.bias.double(), mean - z_mean[second.kept] @ wanted, atol=1e-4)
@@ -124,6 +123,19 @@ def test_where_the_residual_is_unknown_each_network_is_fitted_to_its_own_output(
     assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("settings", [{}, {"in_turn": False}, {"method": "magnitude"}, {"information": False}])
+def test_constant_neurons_of_any_size_upset_nothing(settings):
+    model = tiny.make_model("bert")
+    with torch.no_grad():
+        for ffn in find_feedforwards(model, tiny.family_of(model)):
+            ffn.up.weight[3:6] = 0
+            ffn.up.bias[3:6] = torch.tensor([5.0, 20.0, 100.0])
+    layers = make_plan(open_on("bert", model=model, **settings)).layers
+    assert all(bool(torch.isfinite(layer.update.weight).all()) for layer in layers)
+    if settings.get("method") != "magnitude":  # the bias makes up for them whole
+        assert all(not {3, 4, 5} & set(layer.kept.tolist()) for layer in layers)
+
+
 def make_measured(neurons=8, seed=0):
     x = torch.randn(200, neurons, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x[:, 3] = x[:, 0] + 0.1 * x[:, 3]
@@ -139,7 +151,7 @@ class TestChoice:
         measured = make_measured(ffn.width)
         found = order(context, ffn, measured, 1)
         own = measured.second_moments.diagonal()
-        noisy = measured.second_moments + torch.diag(0.1 * own + FLOOR * own.mean())
+        noisy = measured.second_moments + torch.diag((0.1 + FLOOR) * own + LEAST_HOLD * own.mean())
         costs = []
         for j in range(ffn.width):
             others = [k for k in range(ffn.width) if k != j]

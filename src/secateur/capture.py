@@ -74,6 +74,41 @@ class ProductSum:
         self._waiting, self._rows = [], 0
 
 
+class MomentSum:
+    """Running mean and second moments of rows.
+
+    Sums are taken about the mean of the first rows and moved to 0 in the end, in float64: their rounding is then small
+    against what varies, however large the means are.
+    """
+
+    def __init__(self, neurons: int, *, with_products: bool = True) -> None:
+        self._origin: Tensor | None = None
+        self._sum = torch.zeros(neurons, dtype=torch.float64)
+        self._products = ProductSum(neurons, neurons) if with_products else None
+        self.rows = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Take in (n, K) float32."""
+        if not len(rows):
+            return
+        self._origin = rows.mean(dim=0) if self._origin is None else self._origin
+        apart = rows - self._origin
+        self._sum += apart.sum(dim=0).cpu()
+        if self._products is not None:
+            self._products.add(apart)
+        self.rows += len(rows)
+
+    def finish(self) -> tuple[Tensor, Tensor | None]:
+        """(K,) and (K, K) float64 on the CPU, E[z] and E[z z^T]; None without products. At least one row was added."""
+        assert self._origin is not None
+        origin, apart = self._origin.cpu().double(), self._sum / self.rows
+        mean = origin + apart
+        if self._products is None:
+            return mean, None
+        moments = self._products.finish() / self.rows
+        return mean, moments.addr_(origin, apart).addr_(mean, origin)
+
+
 def multiply_by_itself(x: Tensor) -> Tensor:
     """(k, k) x^T x of (n, k) x, of which only the blocks on and under the diagonal are computed."""
     width = x.shape[1]
@@ -94,11 +129,9 @@ class StatisticsFitter:
     """
 
     def __init__(self, neurons: int, samples: int, seed: int, *, with_second_moments: bool) -> None:
-        self._tokens = 0
-        self._sum = torch.zeros(neurons, dtype=torch.float64)
+        self._moments = MomentSum(neurons, with_products=with_second_moments)
         self._squares = torch.zeros(neurons, dtype=torch.float64)
         self._row_squares = torch.zeros(neurons, dtype=torch.float64)
-        self._products = ProductSum(neurons, neurons) if with_second_moments else None
         self._samples = samples
         self._random = np.random.default_rng(seed)
         self._largest_key = np.inf
@@ -117,11 +150,8 @@ class StatisticsFitter:
         texts = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
         sums = rows.new_zeros(len(lengths), rows.shape[1]).index_add_(0, texts, rows.abs())
         self._row_squares += (sums / lengths[:, None].clamp(min=1)).square().sum(dim=0).double().cpu()
-        self._tokens += len(rows)
-        self._sum += rows.sum(dim=0).double().cpu()
+        self._moments.add(rows)
         self._squares += rows.square().sum(dim=0).double().cpu()
-        if self._products is not None:
-            self._products.add(rows)
         self._draw(candidates)
         return self
 
@@ -144,11 +174,12 @@ class StatisticsFitter:
     def finish(self) -> LayerStatistics:
         """The statistics so far; rows are in the order of their keys."""
         self._compact()
+        mean, second_moments = self._moments.finish()
         return LayerStatistics(
-            tokens=self._tokens,
-            mean=self._sum / self._tokens,
+            tokens=self._moments.rows,
+            mean=mean,
             squared_norm=self._squares,
-            second_moments=None if self._products is None else self._products.finish() / self._tokens,
+            second_moments=second_moments,
             samples=self._rows[0],
             row_strength=self._row_squares.sqrt(),
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from secateur.results import Update
 
 LEAST_HOLD = 1e-6
-"""Hold on the weights of any neuron, in units of the mean second moment, so that dead ones can be solved for."""
+"""Hold on any neuron, in units of the mean second moment, so that dead ones can be solved for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,19 @@ class Drift:
     """(H,) float64, E[d]."""
     energy: float
     """E|d|^2."""
+
+
+def hold(share: float, moments: Tensor, raw: Tensor) -> Tensor:
+    """(K,) what the diagonal of second moments takes on before they are inverted: a share of each, and `LEAST_HOLD`.
+
+    Args:
+        share: not negative.
+        moments: (K, K) float64, perhaps about the means, so that constant neurons have nothing left but rounding.
+        raw: (K, K) float64, the same about 0.
+    """
+    rounding = LEAST_HOLD * raw.diagonal().mean().clamp(min=torch.finfo(raw.dtype).tiny)
+    least = LEAST_HOLD * torch.maximum(moments.diagonal().mean(), rounding)
+    return share * moments.diagonal().clamp(min=0) + least
 
 
 def refit_down(
@@ -74,8 +87,8 @@ def refit_down(
         products = None if drift is None else drift.products - torch.outer(mean, drift.mean)
     weight = columns.double()
     system = moments[stay][:, stay]
-    average = moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-    system.diagonal().add_(ridge * average if is_isotropic else ridge * moments.diagonal()[stay] + LEAST_HOLD * average)
+    held = ridge * moments.diagonal().mean() if is_isotropic else hold(ridge, moments, second_moments)[stay]
+    system.diagonal().add_(held)
     wanted = moments[stay][:, gone] @ weight[gone]  # (width, H)
     if products is not None:
         wanted += products[stay]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.capture import ProductSum
+from secateur.capture import MomentSum, ProductSum
 from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward, replaced
 from secateur.refit import Drift, refit_down, relative_output_error
@@ -130,19 +130,18 @@ def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None 
         whole: the unpruned model, has gone to it too; None where `model` is unpruned itself.
         share: of it, to be made up for.
     """
-    neurons, outputs, tokens, energy = ffn.width, ffn.hidden_size, 0, 0.0
-    moments, products = ProductSum(neurons, neurons), ProductSum(neurons, outputs)
-    mean, lack = torch.zeros(neurons, dtype=torch.float64), torch.zeros(outputs, dtype=torch.float64)
+    moments, products = MomentSum(ffn.width), ProductSum(ffn.width, ffn.hidden_size)
+    lack, energy = torch.zeros(ffn.hidden_size, dtype=torch.float64), 0.0
     for number in range(batches):
         found = model.read(number)
-        rows = found.activations
-        tokens += len(rows)
-        moments.add(rows)
-        mean += rows.sum(dim=0).cpu()
+        moments.add(found.activations)
         if whole is not None:
             lacking = share * (whole.read(number).total - found.total)
-            products.add(rows, lacking)
+            products.add(found.activations, lacking)
             lack += lacking.sum(dim=0).cpu()
             energy += float(lacking.square().sum())
-    drift = None if whole is None else Drift(products.finish() / tokens, lack / tokens, energy / tokens)
-    return Measured(moments.finish() / tokens, mean / tokens, drift)
+    mean, second_moments = moments.finish()
+    assert second_moments is not None
+    rows = moments.rows
+    drift = None if whole is None else Drift(products.finish() / rows, lack / rows, energy / rows)
+    return Measured(second_moments, mean, drift)

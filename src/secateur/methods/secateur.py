@@ -14,6 +14,7 @@ from secateur.calibration import Calibration
 from secateur.methods.contract import Method, PruningContext
 from secateur.methods.sensitivity import Probe, hold_out
 from secateur.models.feedforward import FeedForward, replaced
+from secateur.refit import hold
 from secateur.refitting import Measured, measure, refit_columns, refit_in_turn, refit_network
 from secateur.results import LayerPlan
 from secateur.selection.allocation import allocate_widths
@@ -27,7 +28,7 @@ LEAST_KEEP = 0.02
 MOST_NOISE = 30.0
 """Noise in units of the variance that no other neuron carries, at most, so that copies still count as copies."""
 FLOOR = 1e-4
-"""Added to the diagonal of the second moments, in units of its mean: more than rounding, and less than matters."""
+"""Added to each second moment before inversion, in units of itself: more than rounding, and less than matters."""
 
 
 def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
@@ -63,18 +64,17 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
 
 def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
     """The first `count` neurons of a network to go, and what each costs its output."""
-    recipe, everything = context.recipe, np.arange(ffn.width)
-    columns = refit_columns(ffn, everything, measured, ridge=context.ridge).weight  # what drifted made up for already
-    moments = measured.second_moments.clone()
-    floor = FLOOR * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    moments, columns = measured.second_moments.clone(), ffn.down_columns().cpu().double()
+    if measured.drift is not None:  # the columns that would make up for it with all neurons there
+        columns = refit_columns(ffn, np.arange(ffn.width), measured, ridge=context.ridge).weight
     if ffn.has_output_bias:  # which makes up for means
         moments -= torch.outer(measured.mean, measured.mean)
-    if not recipe.information:
+    if not context.recipe.information:
         squared = moments.diagonal() * columns.square().sum(dim=1)
         gone = torch.argsort(squared, stable=True)[:count]
         return Removals(gone, squared[gone])
     noise = context.noise * moments.diagonal()
-    moments.diagonal().add_(floor)
+    moments.diagonal().add_(hold(FLOOR, moments, measured.second_moments))
     unique = 1 / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()  # (K,) variance given all others
     moments.diagonal().add_(torch.minimum(noise, MOST_NOISE * unique))
     return order_removals(moments, columns, count)
