@@ -5,11 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+import transformers
 
+import secateur
 import tiny
 from secateur import refitting
+from secateur.errors import InputError
 from secateur.methods import METHODS
-from secateur.methods.secateur import FLOOR, Profile, allocate, order
+from secateur.methods.secateur import FLOOR, Profile, allocate, find_removals, measure_profiles, measure_whole
 from secateur.methods.sensitivity import Probe, hold_out
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
@@ -18,7 +21,7 @@ from secateur.models.loading import hash_weights, wrap_model
 from secateur.models.sublayers import read_sublayer
 from secateur.pipeline import as_plan, make_plan, open_context, refit_layers
 from secateur.recipe import make_recipe
-from secateur.refit import LEAST_HOLD
+from secateur.refit import LEAST_HOLD, Drift
 from secateur.refitting import Measured
 from secateur.results import LayerPlan, Update
 from secateur.selection.allocation import allocate_widths
@@ -44,7 +47,8 @@ def cut_copy(context, layers):
 
 def read_all(loaded, place, batches):
     ffn = find_feedforwards(loaded.model, loaded.family)[place]
-    return [read_sublayer(loaded, ffn, batch) for batch in batches]
+    first_only = loaded.reads_first_token and place == tiny.LAYERS - 1
+    return [read_sublayer(loaded, ffn, batch, first_only=first_only) for batch in batches]
 
 
 @pytest.mark.parametrize("case", ["bert", "llama", "gpt2", "phi3"])
@@ -136,30 +140,61 @@ def test_constant_neurons_of_any_size_upset_nothing(settings):
         assert all(not {3, 4, 5} & set(layer.kept.tolist()) for layer in layers)
 
 
-def make_measured(neurons=8, seed=0):
-    x = torch.randn(200, neurons, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def draw_activations(neurons, seed=0):
+    x = torch.randn(200, neurons, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.3
     x[:, 3] = x[:, 0] + 0.1 * x[:, 3]
-    return Measured(x.T @ x / 200, x.mean(dim=0))
+    return x
+
+
+def summarise(x, lacking=None):
+    """What is measured of (n, K) activations and what (n, H) the output lacks."""
+    drift = None
+    if lacking is not None:
+        drift = Drift(x.T @ lacking / len(x), lacking.mean(dim=0), float(lacking.square().sum() / len(x)))
+    return Measured(x.T @ x / len(x), x.mean(dim=0), drift)
 
 
 class TestChoice:
     """Importance, less what the others carry."""
 
-    def test_a_removal_costs_importance_less_the_information_with_those_left(self):
-        context = open_on("llama", noise=0.1)
+    @pytest.mark.parametrize(("case", "noise"), [("llama", 0.1), ("llama", None), ("bert", 0.1)])
+    @pytest.mark.parametrize("drifts", [False, True])
+    def test_a_removal_costs_importance_less_the_information_with_those_left(self, case, noise, drifts):
+        context = open_on(case, noise=noise, ridge=0.2)
         ffn = context.feedforwards[0]
-        measured = make_measured(ffn.width)
-        found = order(context, ffn, measured, 1)
-        own = measured.second_moments.diagonal()
-        noisy = measured.second_moments + torch.diag((0.1 + FLOOR) * own + LEAST_HOLD * own.mean())
+        x, noise = draw_activations(ffn.width), noise or 0.2
+        generator = torch.Generator().manual_seed(1)
+        lacking = torch.randn(len(x), tiny.HIDDEN, generator=generator, dtype=torch.float64) if drifts else None
+        found = find_removals(context, ffn, summarise(x, lacking), 1)
+        columns = ffn.down_columns().double()
+        if case == "bert":  # about the means
+            x, lacking = x - x.mean(dim=0), lacking - lacking.mean(dim=0) if drifts else None
+        if drifts:  # the columns as a refit of all neurons would have them
+            everything = np.arange(ffn.width)
+            columns = solve_ridge(x, everything, x @ columns + lacking, columns)
+        moments = x.T @ x / len(x)
+        own = moments.diagonal()
+        noisy = moments + torch.diag((noise + FLOOR) * own + LEAST_HOLD * own.mean())
         costs = []
         for j in range(ffn.width):
             others = [k for k in range(ffn.width) if k != j]
-            own, rest = noisy[j, j].log(), torch.logdet(noisy[others][:, others])
-            information = 0.5 * (own + rest - torch.logdet(noisy))  # nats, Gaussian
-            costs.append(noisy[j, j] * ffn.down_columns()[j].double().square().sum() * (-2 * information).exp())
+            of_own, of_others = noisy[j, j].log(), torch.logdet(noisy[others][:, others])
+            information = 0.5 * (of_own + of_others - torch.logdet(noisy))  # nats, Gaussian
+            costs.append(noisy[j, j] * columns[j].square().sum() * (-2 * information).exp())
         assert int(found.order[0]) == int(torch.stack(costs).argmin())
         assert float(found.costs[0]) == pytest.approx(float(min(costs)), rel=1e-4)
+
+    @pytest.mark.parametrize("size", [1.0, 1e-3])
+    def test_copies_go_first_however_weak_they_are(self, size):
+        context = open_on("llama", noise=0.3)
+        ffn = context.feedforwards[0]
+        with torch.no_grad():
+            ffn.down.weight.div_(ffn.down.weight.norm(dim=0))
+        x = draw_activations(ffn.width)
+        x[:, 4:12] *= size
+        x[:, 8:12] = x[:, 4:8]
+        gone = set(find_removals(context, ffn, summarise(x), 4).order.tolist())
+        assert all(len({j, j + 4} & gone) == 1 for j in range(4, 8))
 
     def test_without_information_plain_importance_decides(self):
         context = open_on("llama", information=False, in_turn=False, token_noise=0)
@@ -167,9 +202,81 @@ class TestChoice:
             importance = context.importance(place)
             assert set(layer.kept.tolist()) == set(np.argsort(-importance)[:WIDTH].tolist())
 
+    @pytest.mark.parametrize("information", [True, False])
+    def test_all_at_once_it_chooses_and_refits_by_the_same_measurements(self, information):
+        context = open_on("llama", in_turn=False, ridge=0.2, information=information)
+        batches = context.noised.batches
+        assert not torch.equal(batches[0]["input_ids"], context.calibration.batches[0]["input_ids"])
+        for place, layer in enumerate(make_plan(context).layers):
+            z = torch.cat([part.activations for part in read_all(context.loaded, place, batches)]).double()
+            columns = context.down_columns(place).double()
+            wanted = solve_ridge(z, layer.kept, z @ columns, columns[layer.kept])
+            assert torch.allclose(layer.update.weight.double(), wanted, atol=1e-4)
+            removals = find_removals(context, context.feedforwards[place], summarise(z), WIDTH)
+            assert set(layer.kept.tolist()) == set(range(2 * WIDTH)) - set(removals.order.tolist())
+
+
+class TestGuards:
+    """Input that nothing can be measured on, at default settings."""
+
+    @pytest.mark.parametrize("case", ["llama", "t5"])
+    def test_a_batch_that_the_model_cant_run_is_named(self, case):
+        model = tiny.make_model(case)
+        good, bad = tiny.make_inputs(model), tiny.make_inputs(model)
+        bad["input_ids"] = bad["input_ids"] + 10**6
+        with pytest.raises(InputError, match="the model can't run calibration batch 1: index out of range"):
+            secateur.prune(model, calibration=[good, bad], keep=0.5, token_noise=0)
+
+    def test_activations_that_overflow_are_refused(self):
+        model = tiny.make_model("llama")
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight.mul_(1e38)
+        with pytest.raises(InputError, match=r"activations of model.layers.1.mlp are NaN or infinite"):
+            secateur.prune(model, calibration=[tiny.make_inputs(model)], keep=0.5)
+
+    @pytest.mark.parametrize(("rows", "allocation"), [(1, "uniform"), (7, "uniform"), (8, "global")])
+    def test_too_few_rows_to_refit_a_classifiers_last_network_are_refused(self, rows, allocation):
+        model = tiny.make_model("bert")
+        given = [tiny.make_inputs(model, rows=1, seed=seed) for seed in range(rows)]
+        with pytest.raises(
+            InputError, match=r"at least 8 activation rows are needed, got \d; give more calibration text"
+        ):
+            secateur.prune(model, calibration=given, keep=0.5, allocation=allocation)
+
+
+@pytest.mark.parametrize(("pooling", "rows"), [("cls", 18), ("mean", 180)])
+def test_all_tokens_count_in_a_classifiers_last_network_if_its_head_takes_their_mean(pooling, rows):
+    config = tiny.make_model("modernbert").config
+    config.classifier_pooling = pooling
+    model = transformers.ModernBertForSequenceClassification(config).eval()
+    context = open_on("modernbert", model=model)
+    stream = Stream(context.loaded, context.calibration.batches)
+    for ffn in context.feedforwards:
+        stream.go_to(ffn)
+        count = sum(len(stream.read(number).activations) for number in range(len(stream)))
+        assert count == (rows if ffn is context.feedforwards[-1] else 180)
+    assert context.sampling == ("cls" if pooling == "cls" else "tokens")
+
 
 class TestAllocation:
     """One budget for all networks."""
+
+    def test_no_network_is_fitted_to_rows_that_the_model_is_tried_on(self, monkeypatch):
+        context, fitted = open_on("bert"), []
+
+        def note(context, calibration):
+            fitted.append(calibration)
+            return measure_whole(context, calibration)
+
+        monkeypatch.setattr("secateur.methods.secateur.measure_whole", note)
+        measure_profiles(context)
+        held, rest = hold_out(context.noised, context.recipe.seed)
+        rows = [
+            {tuple(row.tolist()) for batch in part.batches for row in batch["input_ids"]} for part in (held, *fitted)
+        ]
+        assert len(fitted) == 1
+        assert not rows[0] & rows[1]
+        assert fitted[0].rows == rest.rows
 
     def test_the_cheapest_next_neuron_of_all_layers_goes(self):
         costs = [np.array([1.0, 5.0, 2.0, 9.0]), np.array([3.0, 4.0, 6.0])]
@@ -206,7 +313,7 @@ def test_what_neurons_cost_adds_up_to_what_was_measured_wherever_it_was():
     profile = Profile(np.array([1.0, 3.0, 4.0, 4.0, 8.0]), tried=(2, 4), distances=(0.1, 0.5))
     assert profile.costs == pytest.approx([0.025, 0.075, 0.2, 0.2, 0.4])
     falling = Profile(np.array([1.0, 1.0, 1.0]), tried=(1, 2), distances=(0.1, 0.05))
-    assert falling.costs == pytest.approx([0.1, 0.0, 0.0])
+    assert falling.costs == pytest.approx([0.05, 0.05, 0.05])
     without_error = Profile(np.zeros(3), tried=(1, 2), distances=(0.0, 0.0))
     assert without_error.costs.tolist() == [0.0, 0.0, 0.0]
 
@@ -229,7 +336,7 @@ class TestProbe:
         model = tiny.make_model(case)
         given = [tiny.make_inputs(model, rows=4, tokens=16, seed=seed) for seed in range(10)]
         context = open_context(wrap_model(model), given, make_recipe({}))
-        held, fitted = hold_out(context.loaded, context.calibration, 3)
+        held, fitted = hold_out(context.calibration, 3)
         assert (held.rows, fitted.rows) == (rows, 40 - rows)
         found = {tuple(row.tolist()) for part in (held, fitted) for b in part.batches for row in b["input_ids"]}
         assert found == {tuple(row.tolist()) for b in given for row in b["input_ids"]}
@@ -240,14 +347,26 @@ class TestProbe:
         given = [torch.arange(3, 51).view(3, 16), torch.tensor([[3, 4]])]
         loaded = wrap_model(tiny.make_model("llama"))
         calibration = open_context(loaded, [{"input_ids": ids} for ids in given], make_recipe({})).calibration
-        held, fitted = hold_out(loaded, calibration, 0)
+        held, fitted = hold_out(calibration, 0)
         assert [batch["input_ids"].shape for batch in held.batches] == [(1, 16), (1, 2)]
         assert fitted.rows == 2
 
     def test_a_single_row_is_all_there_is(self):
         context = open_on("llama")
         one = context.calibration.sample_rows(1, 0)
-        assert hold_out(context.loaded, one, 0) == (one, one)
+        assert hold_out(one, 0) == (one, one)
+
+    @pytest.mark.parametrize(("class_name", "are"), [("ForQuestionAnswering", False), ("ForMaskedLM", True)])
+    def test_only_logits_are_distributions(self, class_name, are):
+        made = tiny.make_model("bert")
+        model = getattr(transformers, f"Bert{class_name}")(made.config).eval()
+        context = open_on("bert", model=model)
+        probe = Probe(context.loaded, context.calibration.batches, "tokens")
+        assert probe.are_distributions is are
+
+    def test_a_model_with_two_stacks_is_judged_by_what_it_says(self):
+        context = open_on("t5")
+        assert Probe(context.loaded, context.calibration.batches, "tokens").are_distributions
 
     @pytest.mark.parametrize("case", ["llama", "gpt2", "bert", "distilbert"])
     def test_layers_before_the_network_that_changes_do_not_run_again(self, case):
@@ -307,7 +426,9 @@ def test_what_is_read_behind_a_settled_network_is_what_the_cut_model_gives(case,
     context = open_context(wrap_model(model), given, make_recipe({"keep": 0.5, "round_to": 1, "in_turn": False}))
     (first, second), (layer, _), ran = context.feedforwards, make_plan(context).layers, []
     settled = []
-    stream = Stream(context.loaded, given, "tokens", lambda: replaced([first] * len(settled), [layer] * len(settled)))
+    stream = Stream(
+        context.loaded, given, lambda: replaced([first] * len(settled), [layer] * len(settled)), settles=True
+    )
     stream.go_to(first)
     for number in range(8):
         stream.read(number)

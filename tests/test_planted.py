@@ -88,16 +88,11 @@ def test_clusters_keep_one_of_each_group_of_copies_and_random_does_not(minilm):
     assert abs(drawn - np.mean(chance)) <= 3 * np.std(chance)
 
 
-@pytest.mark.parametrize("method", ["redundancy", "medoids"])
-def test_information_removes_the_copies(planted, method):
+@pytest.mark.parametrize("method", ["secateur", "redundancy", "medoids"])
+def test_information_removes_the_copies_and_loses_no_group_whole(planted, method):
     context, groups = planted
     (layer,) = METHODS[method].plan(context)
     assert share_of_copies_removed(layer.kept, groups) >= 0.95
-
-
-def test_no_group_of_copies_is_lost_whole(planted):
-    context, groups = planted
-    (layer,) = METHODS["redundancy"].plan(context)
     assert all(set(group) & set(layer.kept.tolist()) for group in groups)
 
 

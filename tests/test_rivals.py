@@ -18,7 +18,7 @@ from secateur.pipeline import as_plan, open_context
 from secateur.recipe import make_recipe
 from secateur.selection.elimination import order_removals
 from secateur.selection.ranking import select_overall
-from secateur.walking import can_walk, choose_in_turn
+from secateur.walking import Stream, can_walk
 
 WIDTH = 12
 
@@ -102,7 +102,7 @@ def test_wanda_measures_where_earlier_networks_are_cut(case):
         masks[place] = torch.zeros(len(masks[place])).index_fill_(0, torch.tensor(expected), 1.0)
 
 
-def test_wanda_takes_the_whole_models_activations_where_layers_are_shared():
+def test_wanda_measures_a_shared_network_over_all_its_passes():
     context = open_on("albert", "wanda-sp")
     assert not can_walk(context.loaded)
     rms = context.statistics[0].rms
@@ -112,16 +112,12 @@ def test_wanda_takes_the_whole_models_activations_where_layers_are_shared():
 @pytest.mark.parametrize("case", ["bert", "roberta", "llama", "mistral", "qwen3", "gemma2", "gemma3_text", "phi3"])
 def test_walking_through_an_uncut_model_gives_its_own_activations(case):
     context = open_on(case, "random")
-    seen = []
-
-    def choose(place, statistics):
-        seen.append(statistics)
-        return np.arange(context.feedforwards[place].width)
-
-    choose_in_turn(context.loaded, context.feedforwards, context.calibration.batches, choose)
-    for walked, whole in zip(seen, context.statistics, strict=True):
-        assert walked.tokens == whole.tokens
-        assert torch.allclose(walked.squared_norm, whole.squared_norm, rtol=1e-4)
+    stream = Stream(context.loaded, context.calibration.batches, reads_all=True)
+    for ffn, whole in zip(context.feedforwards, context.statistics, strict=True):
+        stream.go_to(ffn)
+        rows = torch.cat([stream.read(number).activations for number in range(len(stream))])
+        assert len(rows) == whole.tokens
+        assert torch.allclose(rows.double().square().sum(dim=0), whole.squared_norm, rtol=1e-4)
     assert all(not m._forward_pre_hooks for m in context.loaded.model.modules())
 
 

@@ -39,6 +39,8 @@ class Calibration:
     """What was read and what was left."""
     labels: tuple[Tensor, ...] | None = None
     """(rows,) of each batch, where the rows are labelled; only methods that say that they need labels look at them."""
+    is_running: bool = False
+    """Whether the rows are windows of packed text, in its order."""
 
     @property
     def rows(self) -> int:
@@ -58,7 +60,7 @@ class Calibration:
         used = [number for number, part in enumerate(parts) if part.any()]
         batches = ({name: value[parts[n]] for name, value in self.batches[n].items()} for n in used)
         labels = None if self.labels is None else tuple(self.labels[n][parts[n]] for n in used)
-        return Calibration(tuple(batches), self.summary, labels)
+        return replace(self, batches=tuple(batches), labels=labels)
 
     def draw_batches(self, rows: int, seed: int) -> tuple[Batch, ...]:
         """At most `rows` rows in whole batches and one cut short, taken in a seeded random order of the batches."""
@@ -109,7 +111,8 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
     if tokens < MIN_TOKENS and (texts.is_finished or not rows):  # else whole rows just miss the budget
         raise InputError(f"calibration needs at least {MIN_TOKENS} tokens, got {tokens} from {texts.name}")
     summary = CalibrationSummary(texts.name, len(rows), tokens, texts.unread, hash_rows(rows))
-    return Calibration(tuple(_make_batches(rows, loaded, recipe.batch_size)), summary)
+    batches = tuple(_make_batches(rows, loaded, recipe.batch_size))
+    return Calibration(batches, summary, is_running=loaded.family.kind == "decoder")
 
 
 def take_tokens(texts: TextSource, tokenizer: Any | None, limit: int) -> list[int]:
@@ -266,7 +269,8 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
     summary = CalibrationSummary(f"{len(given)} batches", rows, tokens, "nothing", digest.hexdigest())
     if labels and len(labels) < len(batches):
         raise InputError(f"either all calibration batches have labels or none, got {len(labels)} of {len(batches)}")
-    return Calibration(tuple(batches), summary, tuple(labels) if labels else None)
+    is_running = loaded.family.kind == "decoder" and not labels
+    return Calibration(tuple(batches), summary, tuple(labels) if labels else None, is_running)
 
 
 def hash_rows(rows: Sequence[Sequence[int]]) -> str:

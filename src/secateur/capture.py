@@ -18,6 +18,8 @@ from secateur.models.feedforward import FeedForward
 from secateur.results import Progress, no_progress
 
 Sampling = Literal["cls", "tokens", "mean"]
+MIN_ROWS = 8
+"""Activation rows of a network that anything is concluded from, at least."""
 ROWS_AT_ONCE = 2048
 """Activation rows that wait until they are multiplied together."""
 BLOCKS = 4
@@ -218,18 +220,36 @@ def capture(
     device = next(model.parameters()).device
     for number, batch in enumerate(batches):
         inputs = {name: value.to(device) for name, value in batch.items()}
-        with torch.inference_mode(), watched(feedforwards, fitters, inputs, sampling):
-            try:
-                run_body(model, inputs)
-            except (ValueError, LookupError, TypeError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise InputError(f"the model can't run calibration batch {number}: {reason}") from error
+        with torch.inference_mode(), watched(feedforwards, fitters, inputs, sampling), running(number):
+            run_body(model, inputs)
         progress("measuring activations", number + 1, len(batches))
     statistics = tuple(fitter.finish() for fitter in fitters)
     for ffn, layer in zip(feedforwards, statistics, strict=True):
-        if not bool(torch.isfinite(layer.squared_norm).all()):
-            raise InputError(f"the activations of {ffn.path} are NaN or infinite; try --dtype float32")
+        require_finite(ffn, layer.squared_norm)
     return statistics
+
+
+@contextmanager
+def running(number: int) -> Iterator[None]:
+    """While the model runs that batch of calibration, its errors are the caller's."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the model can't run calibration batch {number}: {reason}") from error
+
+
+def require_finite(ffn: FeedForward, values: Tensor) -> None:
+    """Raise InputError where what was measured of a network's activations is NaN or infinite."""
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"the activations of {ffn.path} are NaN or infinite; try --dtype float32")
+
+
+def require_rows(rows: int) -> int:
+    """That many activation rows of a network; raises InputError where they are too few to say anything."""
+    if rows < MIN_ROWS:
+        raise InputError(f"at least {MIN_ROWS} activation rows are needed, got {rows}; give more calibration text")
+    return rows
 
 
 def run_body(model: Any, inputs: Batch) -> None:

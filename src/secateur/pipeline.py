@@ -32,6 +32,8 @@ from secateur.texts import open_texts
 
 ROUND_TO = {"decoder": 64, "encoder": 8, "encoder-decoder": 8, "vision": 8}
 """Default multiple that widths are rounded to, by kind."""
+FEW, ENOUGH = 4, 16
+"""Tokens of calibration for each neuron that are few for a refit, and those that are enough."""
 ROUNDING_REMARK = 0.03
 """Rounding that changes the kept fraction by more than this is worth a warning."""
 
@@ -211,16 +213,15 @@ def open_context(
     """Everything a method may look at, measured when it is first asked for."""
     feedforwards = find_feedforwards(loaded.model, loaded.family)
     chosen = [feedforwards[place] for place in parse_layers(recipe.layers, len(feedforwards))]
-    is_classifier = type(loaded.model).__name__.endswith("ForSequenceClassification")
     return PruningContext(
         loaded=loaded,
         feedforwards=chosen,
         width=find_width(loaded, recipe),
         calibration=prepare_calibration(calibration, loaded, recipe),
         recipe=recipe,
-        sampling=recipe.sampling or ("cls" if is_classifier and loaded.family.kind == "encoder" else "tokens"),
+        sampling=recipe.sampling or ("cls" if loaded.reads_first_token else "tokens"),
         progress=progress,
-        with_second_moments=(recipe.refit and not recipe.in_turn) or find_method(recipe.method).uses_second_moments,
+        with_second_moments=refits_at_once(recipe) or find_method(recipe.method).uses_second_moments,
     )
 
 
@@ -235,7 +236,7 @@ def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPla
     recipe, clock = context.recipe, clock or Clock()
     with clock.phase("choosing"):
         layers = find_method(recipe.method).plan(context)
-    if recipe.refit and not (recipe.in_turn and find_method(recipe.method).refits):
+    if recipe.refit and not find_method(recipe.method).refits:
         with clock.phase("refitting"):
             layers = refit_layers(context, layers)
     return as_plan(context, layers)
@@ -244,14 +245,19 @@ def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPla
 def needs_statistics(recipe: Recipe) -> bool:
     """Whether anything is measured in the unpruned model before it is pruned."""
     method = find_method(recipe.method)
-    return ("activations" in method.needs and not method.measures_itself) or (recipe.refit and not recipe.in_turn)
+    return ("activations" in method.needs and not method.measures_itself) or refits_at_once(recipe)
+
+
+def refits_at_once(recipe: Recipe) -> bool:
+    """Whether all networks are refitted by what is measured in the unpruned model."""
+    return recipe.refit and not recipe.in_turn and not find_method(recipe.method).refits
 
 
 def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
     """The same neurons, with down projections that make up for those removed."""
     ridge, recipe = context.ridge, context.recipe
     if recipe.in_turn:
-        return refit_in_turn(context, lambda place, measured: layers[place], ridge=ridge, share=recipe.drift)
+        return refit_in_turn(context, lambda place, measured: layers[place], ridge=ridge, drift_share=recipe.drift)
     refitted = []
     for place, (ffn, layer) in enumerate(zip(context.feedforwards, layers, strict=True)):
         measured = Measured(context.second_moments(place), context.statistics[place].mean)
@@ -326,10 +332,21 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
 
 def find_refit_warnings(context: PruningContext) -> list[str]:
     """What the user should know about a refit on the calibration text there is."""
-    tokens, width = context.calibration.summary.tokens, context.feedforwards[0].width
-    if not context.recipe.refit or not 0 < tokens < 4 * width:
+    summary, width, loaded = context.calibration.summary, context.feedforwards[0].width, context.loaded
+    last = find_feedforwards(loaded.model, loaded.family)[-1]
+    if not context.recipe.refit:
         return []
-    return [f"{tokens:,} calibration tokens are few for a refit of {width} neurons; {16 * width:,} or more are better"]
+    if 0 < summary.tokens < FEW * width:
+        return [
+            f"{summary.tokens:,} calibration tokens are few for a refit of {width} neurons; "
+            f"{ENOUGH * width:,} or more are better"
+        ]
+    if loaded.reads_first_token and summary.rows < FEW * width and not refits_at_once(context.recipe):
+        return [
+            f"{summary.rows:,} calibration rows are few for a refit of {last.path}, of which the classifier reads only "
+            f"the first token of each row; {ENOUGH * width:,} or more are better"
+        ]
+    return []
 
 
 class Clock:

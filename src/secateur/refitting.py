@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.capture import MomentSum, ProductSum
+from secateur.capture import MomentSum, ProductSum, require_finite, require_rows
 from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward, replaced
 from secateur.refit import Drift, refit_down, relative_output_error
@@ -34,25 +34,25 @@ Choose = Callable[[int, Measured], LayerPlan]
 """Called as choose(place, measured); the neurons of that network that stay."""
 
 
-def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, share: float) -> tuple[LayerPlan, ...]:
+def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift_share: float) -> tuple[LayerPlan, ...]:
     """Networks pruned one after another, each measured where those before it are already pruned and refitted.
 
-    The target of each is its own output, and `share` x what the residual stream after it lacks of the unpruned model's,
-    so that it also makes up for what the networks before it got wrong (for families whose residual can't be told, only
-    its own output).
+    The target of each is its own output, and `drift_share` x what the residual stream after it lacks of the unpruned
+    model's, so that it also makes up for what the networks before it got wrong (for families whose residual can't be
+    told, only its own output).
 
     Args:
         context: a model, its networks and text.
         choose: picks what stays; it may look at what was measured, or know it before.
         ridge: how strongly the refit holds on to the original weights.
-        share: in [0, 1].
+        drift_share: in [0, 1].
 
     Cost:
         Two runs of each layer, three where norms come after the sum or text is padded (where layers are shared or form
         two stacks, two forward passes up to each network); n K (K + 2 H) multiply-adds a network. Memory for the hidden
         states of all batches, twice, for one network's activations on them and its second moments.
     """
-    pair, pruned = _Pair(context, share), list[LayerPlan]()
+    pair, pruned = _Pair(context, drift_share), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):
         measured = pair.measure(pruned)
         pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
@@ -95,12 +95,12 @@ def refit_columns(
 class _Pair:
     """The unpruned model and the one pruned so far, read side by side."""
 
-    def __init__(self, context: Measurable, share: float) -> None:
-        self._context, self._share, self._pruned = context, share, list[LayerPlan]()
+    def __init__(self, context: Measurable, drift_share: float) -> None:
+        self._context, self._drift_share, self._pruned = context, drift_share, list[LayerPlan]()
         loaded, batches = context.loaded, context.noised.batches
         has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
-        self._whole = Stream(loaded, batches, context.sampling) if has_target else None
-        self._student = Stream(loaded, batches, context.sampling, self._changes)
+        self._whole = Stream(loaded, batches) if has_target else None
+        self._student = Stream(loaded, batches, self._changes, settles=True)
 
     def measure(self, pruned: Sequence[LayerPlan]) -> Measured:
         """The network after those in `pruned`, all its neurons there; one more each time."""
@@ -111,7 +111,7 @@ class _Pair:
         if self._whole is not None:
             self._whole.go_to(ffn)
         self._student.go_to(ffn)
-        return measure(ffn, self._student, len(self._context.noised.batches), self._whole, self._share)
+        return measure(ffn, self._student, self._whole, self._drift_share)
 
     def _changes(self) -> Changes:
         """What has changed in the layers that are still to run."""
@@ -120,28 +120,31 @@ class _Pair:
         return replaced(self._context.feedforwards[first:done], self._pruned[first:])
 
 
-def measure(ffn: FeedForward, model: Stream, batches: int, whole: Stream | None = None, share: float = 1.0) -> Measured:
+def measure(ffn: FeedForward, model: Stream, whole: Stream | None = None, drift_share: float = 1.0) -> Measured:
     """What a network is pruned by, with what it lacks of the `whole` model's residual stream.
 
     Args:
         ffn: the network.
         model: has gone to it.
-        batches: how many there are.
         whole: the unpruned model, has gone to it too; None where `model` is unpruned itself.
-        share: of it, to be made up for.
+        drift_share: of what it lacks, to be made up for.
+
+    Raises:
+        InputError: activations are not finite, or there are fewer than 8 rows of them.
     """
     moments, products = MomentSum(ffn.width), ProductSum(ffn.width, ffn.hidden_size)
     lack, energy = torch.zeros(ffn.hidden_size, dtype=torch.float64), 0.0
-    for number in range(batches):
+    for number in range(len(model)):
         found = model.read(number)
         moments.add(found.activations)
         if whole is not None:
-            lacking = share * (whole.read(number).total - found.total)
+            lacking = drift_share * (whole.read(number).total - found.total)
             products.add(found.activations, lacking)
             lack += lacking.sum(dim=0).cpu()
             energy += float(lacking.square().sum())
+    rows = require_rows(moments.rows)
     mean, second_moments = moments.finish()
     assert second_moments is not None
-    rows = moments.rows
+    require_finite(ffn, second_moments.diagonal())
     drift = None if whole is None else Drift(products.finish() / rows, lack / rows, energy / rows)
     return Measured(second_moments, mean, drift)

@@ -71,9 +71,7 @@ def solve_factors(system: Tensor, wanted: Tensor) -> Tensor | None:
 
 def _open(context: Measurable, masks: Sequence[Tensor]) -> Stream:
     """The model under masks as they are at the time of reading."""
-    return Stream(
-        context.loaded, context.calibration.batches, context.sampling, lambda: masked(context.feedforwards, masks)
-    )
+    return Stream(context.loaded, context.calibration.batches, lambda: masked(context.feedforwards, masks))
 
 
 def _find_factors(
@@ -86,6 +84,6 @@ def _find_factors(
     ffn = context.feedforwards[place]
     teacher.go_to(ffn)
     student.go_to(ffn)
-    equations = sum_equations(teacher.read, student.read, ffn, stay, len(context.calibration.batches))
+    equations = sum_equations(teacher.read, student.read, ffn, stay, len(student))
     weight = ffn.down_columns().cpu().double()[torch.from_numpy(stay)]  # (k, H)
     return solve_factors((weight @ weight.T) * equations.moments, (weight * equations.products).sum(dim=1))

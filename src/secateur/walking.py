@@ -7,22 +7,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.calibration import Calibration
-from secateur.capture import LayerStatistics, Sampling, StatisticsFitter, run_body, watched
+from secateur.capture import run_body, running
 from secateur.encoding import Batch
 from secateur.models.families import find_feedforwards, find_layers, find_residual
-from secateur.models.feedforward import FeedForward, keep_masks, masked
+from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
 from secateur.models.sublayers import SubLayer, read_sublayer
-from secateur.results import LayerPlan, Progress, no_progress
-
-Choose = Callable[[int, LayerStatistics], NDArray[np.int64]]
-"""Called as choose(place, statistics); returns the neurons of that network that stay."""
+from secateur.results import LayerPlan, Progress
 
 Changes = AbstractContextManager[None]
 """A model is changed while it lasts."""
@@ -49,38 +44,6 @@ def can_walk(loaded: LoadedModel) -> bool:
     return loaded.family.kind in ("decoder", "encoder") and loaded.family.sharing_key is None
 
 
-def choose_in_turn(
-    loaded: LoadedModel,
-    feedforwards: Sequence[FeedForward],
-    batches: Sequence[Batch],
-    choose: Choose,
-    progress: Progress = no_progress,
-) -> list[NDArray[np.int64]]:
-    """What `choose` keeps of each network, measured where the networks before it are already cut.
-
-    Args:
-        loaded: a model that `can_walk`; it is not changed.
-        feedforwards: the networks, in order.
-        batches: keyword arguments of the forward pass.
-        choose: picks the neurons that stay from a network's statistics, which hold no samples and no products.
-        progress: told after each layer.
-
-    Cost:
-        Three passes of each batch through each layer; memory for the hidden states of all batches.
-    """
-    walk, kept = Walk(loaded, batches), list[NDArray[np.int64]]()
-    for place, ffn in enumerate(feedforwards):
-        with masked(feedforwards[:place], keep_masks(feedforwards[:place], kept)):
-            walk.go_to(ffn)
-        fitter = StatisticsFitter(ffn.width, samples=0, seed=0, with_second_moments=False)
-        for number in range(len(batches)):
-            with watched([ffn], [fitter], walk.batch(number), "tokens"):
-                walk.run(number)
-        kept.append(choose(place, fitter.finish()))
-        progress("measuring layer after layer", place + 1, len(feedforwards))
-    return kept
-
-
 class Walk:
     """Batches on their way through the transformer layers of a model, all before the same layer."""
 
@@ -90,15 +53,17 @@ class Walk:
         Args:
             loaded: a model that `can_walk`.
             batches: keyword arguments of the forward pass.
+
+        Raises:
+            InputError: the model can't run a batch.
         """
         self._layers = find_layers(loaded.model, loaded.family)
         modules = [layer for _, layer in self._layers]
-        self._passages = [_enter(loaded.model, modules, batch) for batch in batches]
+        self._passages = []
+        for number, batch in enumerate(batches):
+            with running(number):
+                self._passages.append(_enter(loaded.model, modules, batch))
         self._place = 0
-
-    def batch(self, number: int) -> Batch:
-        """What the model was given, on its device."""
-        return self._passages[number].batch
 
     def go_to(self, ffn: FeedForward) -> None:
         """Run all batches through the layers before the one that a network is part of."""
@@ -151,10 +116,6 @@ class Measurable(Protocol):
         """The same with some tokens replaced."""
 
     @property
-    def sampling(self) -> Sampling:
-        """With "cls", only the first token of a row counts in an encoder's last network."""
-
-    @property
     def progress(self) -> Progress:
         """Told after each network."""
 
@@ -176,24 +137,32 @@ class Stream:
         self,
         loaded: LoadedModel,
         batches: Sequence[Batch],
-        sampling: Sampling,
         under: Callable[[], Changes] | None = None,
+        *,
+        settles: bool = False,
+        reads_all: bool = False,
     ) -> None:
         """Nothing is run yet, except for what leads to the first layer of a model that `can_walk`.
 
         Args:
             loaded: in evaluation mode; it is not changed.
             batches: keyword arguments of the forward pass.
-            sampling: with "cls", only the first token of a row counts in an encoder's last network.
             under: gives the context that the model is run in, as it should be at that time; None: the model as it is.
+            settles: whether `settle` will be called, for which activations are kept until then.
+            reads_all: whether all tokens count in a classifier's last network too.
         """
-        self._loaded, self._batches, self._sampling = loaded, batches, sampling
+        self._loaded, self._batches, self._settles = loaded, batches, settles
+        self._reads_first = loaded.reads_first_token and not reads_all
         self._under: Callable[[], Changes] = under or nullcontext
         self._last = find_feedforwards(loaded.model, loaded.family)[-1].path
         self._walk = Walk(loaded, batches) if can_walk(loaded) else None
         self._is_fixed = under is None
         self._ffn: FeedForward | None = None
         self._readings: dict[int, _Reading] = {}
+
+    def __len__(self) -> int:
+        """Batches."""
+        return len(self._batches)
 
     def go_to(self, ffn: FeedForward) -> None:
         """Have `read` read this network, the ones before it changed as they now are."""
@@ -203,18 +172,21 @@ class Stream:
                 self._walk.go_to(ffn)
 
     def read(self, number: int) -> SubLayer:
-        """What the network does in a batch; of an encoder's last network perhaps to first tokens only."""
+        """What the network does in a batch; of the last one to first tokens only, if the model reads only those.
+
+        Raises:
+            InputError: the model can't run the batch.
+        """
         ffn, loaded = self._ffn, self._loaded
         assert ffn is not None
-        is_last = ffn.path == self._last and ffn.passes == 1
-        first_only = is_last and loaded.family.kind == "encoder" and self._sampling == "cls"
+        first_only = self._reads_first and ffn.path == self._last and ffn.passes == 1
         states: list[Tensor] = []
         run = None if (walk := self._walk) is None else lambda: states.append(walk.run(number))
-        with self._under():
+        with self._under(), running(number):
             found = read_sublayer(loaded, ffn, self._batches[number], first_only=first_only, run=run)
         if walk is not None and self._is_fixed:
             walk.settle(number, states[0])
-        elif walk is not None and self._adds_up(states[0], found):
+        elif walk is not None and self._settles and self._adds_up(states[0], found):
             self._readings[number] = _Reading(found.activations.to(ffn.dtype), states[0])
         return found
 

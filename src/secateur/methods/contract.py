@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.calibration import Calibration, replace_tokens
-from secateur.capture import LayerStatistics, Sampling, capture
+from secateur.capture import LayerStatistics, Sampling, capture, require_rows
 from secateur.errors import InputError
 from secateur.information import mutual_information
 from secateur.models.feedforward import FeedForward
@@ -26,8 +26,6 @@ from secateur.selection.ranking import select_overall, select_top
 Need = Literal["weights", "activations", "gradients", "labels"]
 Sight = Literal["duplicates", "dead neurons"]
 Allocation = Literal["uniform", "global"]
-MIN_SAMPLES = 8
-"""Fewest sampled rows that information is worth measuring on."""
 INFORMATION_SETTINGS = ("measure", "alpha", "kernel_rows", "kernels", "kernel_width", "mi_memory")
 CLUSTER_SETTINGS = ("distance", "dimensions", "seeds", "choose_by", "threshold_percentile")
 RIVAL_SETTINGS = ("allocation", "magnitude", "iterations", "as_published")
@@ -73,7 +71,7 @@ class Method:
     corrects: bool = False
     """Whether it changes the weights that are left, as published, without Secateur's refit."""
     refits: bool = False
-    """Whether it refits by itself, network after network, where the recipe asks for that."""
+    """Whether it refits by itself, where the recipe asks for that."""
     measures_itself: bool = False
     """Whether it measures the activations that it needs by itself, and never looks at `context.statistics`."""
     uses_second_moments: bool = False
@@ -119,11 +117,7 @@ class PruningContext:
         """Activations of each network, measured over all calibration text in one run."""
         if _STATISTICS not in self._known:  # not `once`: what measuring costs is no method's
             layers = self._capture(with_second_moments=self.with_second_moments)
-            if len(layers[0].samples) < MIN_SAMPLES:
-                raise InputError(
-                    f"at least {MIN_SAMPLES} activation rows must be sampled, got {len(layers[0].samples)}; "
-                    "give more calibration text"
-                )
+            require_rows(len(layers[0].samples))
             self._known[_STATISTICS] = layers
         found: tuple[LayerStatistics, ...] = self._known[_STATISTICS]
         return found

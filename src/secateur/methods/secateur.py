@@ -40,8 +40,9 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     when the others make up for it as well as they can, and they do so before the next one is chosen (`order_removals`).
     `information=False` is I = 0: plain importance.
 
-    Each network is measured where those before it are pruned and refitted already (`refit_in_turn`), unless
-    `in_turn=False` or nothing is refitted. Under one budget for all networks, widths come from `allocate`.
+    Each network is measured where those before it are pruned and refitted already (`refit_in_turn`); with
+    `in_turn=False`, and where nothing is refitted, in the unpruned model. Under one budget for all networks, widths
+    come from `allocate`.
 
     Source:
         Its own; docs/method.md derives it. Without noise and in the unpruned model the order is that of OSSCAR.
@@ -55,14 +56,20 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
     recipe, ffns = context.recipe, context.feedforwards
 
     def choose(place: int, measured: Measured) -> LayerPlan:
-        return cut(ffns[place], order(context, ffns[place], measured, ffns[place].width - widths[place]).order)
+        count = ffns[place].width - widths[place]
+        return leave_out(ffns[place], find_removals(context, ffns[place], measured, count).order)
 
     if recipe.refit and recipe.in_turn:
-        return refit_in_turn(context, choose, ridge=context.ridge, share=recipe.drift)
-    return tuple(choose(place, measured) for place, measured in enumerate(measure_whole(context, context.noised)))
+        return refit_in_turn(context, choose, ridge=context.ridge, drift_share=recipe.drift)
+    layers = []
+    for place, measured in enumerate(measure_whole(context, context.noised)):
+        layer = choose(place, measured)
+        layers.append(refit_network(ffns[place], layer, measured, ridge=context.ridge) if recipe.refit else layer)
+        context.progress("pruning network after network", place + 1, len(ffns))
+    return tuple(layers)
 
 
-def order(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
+def find_removals(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
     """The first `count` neurons of a network to go, and what each costs its output."""
     moments, columns = measured.second_moments.clone(), ffn.down_columns().cpu().double()
     if measured.drift is not None:  # the columns that would make up for it with all neurons there
@@ -109,25 +116,30 @@ class Profile:
 
     @property
     def costs(self) -> NDArray[np.float64]:
-        """(removals,) estimated rise of the distance as each goes; past the last trial as before it."""
-        parts = np.split(self.errors, self.tried)
-        rises = np.diff(np.maximum.accumulate([0.0, *self.distances]))
+        """(removals,) estimated rise of the distance as each goes; past the last trial as before it.
+
+        A trial after which the distance does not rise any more says nothing: its part and the next one are one.
+        """
+        reached = np.maximum.accumulate(self.distances)
+        telling = [*(reached[1:] > reached[:-1]), True]
+        parts = np.split(self.errors, np.array(self.tried)[telling])
+        rises = np.diff([0.0, *reached[telling]])
         scales = rises / np.maximum([part.sum() for part in parts[:-1]], np.finfo(float).tiny)
         return np.concatenate([part * scale for part, scale in zip(parts, [*scales, scales[-1]], strict=True)])
 
 
 def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list[Profile]:
     """A profile of each network in the unpruned model, down to `least` of its neurons."""
-    held, rest = hold_out(context.loaded, context.noised, context.recipe.seed)
+    held, rest = hold_out(context.noised, context.recipe.seed)
     probe = Probe(context.loaded, held.batches, context.sampling)
     profiles = []
     for ffn, measured in zip(context.feedforwards, measure_whole(context, rest), strict=True):
         *tried, most = (ffn.width - max(1, round(keep * ffn.width)) for keep in (*PROBE_KEEPS, least))
-        removals = order(context, ffn, measured, most)
+        removals = find_removals(context, ffn, measured, most)
         distances = []
         probe.go_to(ffn)
         for count in tried:
-            layer = refit_network(ffn, cut(ffn, removals.order[:count]), measured, ridge=context.ridge)
+            layer = refit_network(ffn, leave_out(ffn, removals.order[:count]), measured, ridge=context.ridge)
             with replaced([ffn], [layer]):
                 distances.append(probe.distance())
         profiles.append(Profile(removals.costs.numpy(), tuple(tried), tuple(distances)))
@@ -137,14 +149,14 @@ def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list
 
 def measure_whole(context: PruningContext, calibration: Calibration) -> Iterator[Measured]:
     """What each network is pruned by in the unpruned model, one at a time."""
-    stream = Stream(context.loaded, calibration.batches, context.sampling)
+    stream = Stream(context.loaded, calibration.batches)
     for ffn in context.feedforwards:
         stream.go_to(ffn)
-        yield measure(ffn, stream, len(calibration.batches))
+        yield measure(ffn, stream)
 
 
-def cut(ffn: FeedForward, gone: Tensor) -> LayerPlan:
-    """What is left without these neurons."""
+def leave_out(ffn: FeedForward, gone: Tensor) -> LayerPlan:
+    """The plan for a network without these (count,) neurons."""
     return LayerPlan(ffn.path, ffn.width, np.setdiff1d(np.arange(ffn.width), gone.numpy()))
 
 

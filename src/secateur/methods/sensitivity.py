@@ -15,28 +15,31 @@ from secateur.calibration import Calibration
 from secateur.encoding import Batch
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
-from secateur.models.outputs import OutputKind, has_head, read_outputs
+from secateur.models.outputs import OutputKind, gives_logits, read_outputs
 from secateur.walking import Walk, can_walk
 
 ROWS, WINDOWS = 256, 6
 """Rows that outputs are compared on at most; windows of a language model."""
 SHARE = 8
-"""Of so many rows one, at most."""
+"""Of so many rows one."""
 WINDOW = 128
 """Tokens of a window that are looked at."""
 TOKENS = 128
-"""Outputs for every token are thinned out to about so many a batch."""
+"""Outputs for every token are thinned out to at most so many a batch."""
 
 
-def hold_out(loaded: LoadedModel, calibration: Calibration, seed: int) -> tuple[Calibration, Calibration]:
+def hold_out(calibration: Calibration, seed: int) -> tuple[Calibration, Calibration]:
     """A few rows to try the model on, and the others, which it may be fitted to; a single row is both.
 
-    Of running text the last rows, which are more likely to be about something else than rows from between the others.
+    Of running text the last rows, which are more likely to be about something else than rows from between the others;
+    one more where the last one is short, unless there are but two.
     """
-    rows, is_running = calibration.rows, loaded.family.kind == "decoder"
+    rows, is_running = calibration.rows, calibration.is_running
     if rows == 1:
         return calibration, calibration
-    count = min(WINDOWS if is_running else ROWS, max(2, rows // SHARE), rows - 1)  # 2: the last window may be short
+    lengths = [next(iter(batch.values())).shape[1] for batch in calibration.batches]
+    count = max(1, rows // SHARE) + (is_running and lengths[-1] < lengths[0])
+    count = min(WINDOWS if is_running else ROWS, count, rows - 1)
     held = np.zeros(rows, dtype=bool)
     held[np.arange(rows - count, rows) if is_running else random.Random(seed).sample(range(rows), count)] = True
     return calibration.take_rows(held), calibration.take_rows(~held)
@@ -47,12 +50,12 @@ class Probe:
 
     def __init__(self, loaded: LoadedModel, batches: Sequence[Batch], sampling: str) -> None:
         self._model, self._sampling = loaded.model, sampling
-        self._kind: OutputKind = "logits" if has_head(loaded.model) else "states"
         self._batches = list(_cut_short(batches) if loaded.family.kind == "decoder" else batches)
+        self._kind: OutputKind = "logits" if gives_logits(loaded.model, self._batches[0]) else "states"
         self._walk: Walk | None = None
         before = [self._read(number) for number in range(len(self._batches))]
-        self._are_distributions = self._kind == "logits" and before[0].shape[1] > 1
-        if self._are_distributions:
+        self.are_distributions = self._kind == "logits" and before[0].shape[1] > 1
+        if self.are_distributions:
             self._before, self._scale = [part.log_softmax(dim=-1) for part in before], float(sum(map(len, before)))
         else:
             together = torch.cat(before)
@@ -74,7 +77,7 @@ class Probe:
         moved = 0.0
         for number, before in enumerate(self._before):
             after = self._read(number)
-            if self._are_distributions:
+            if self.are_distributions:
                 moved += float(kl_div(after.log_softmax(dim=-1), before, reduction="sum", log_target=True))
             else:
                 moved += float((after - before).square().sum())
@@ -83,7 +86,7 @@ class Probe:
     def _read(self, number: int) -> Tensor:
         with nullcontext() if self._walk is None else self._walk.resumed(number):
             outputs = read_outputs(self._model, self._batches[number], self._kind, self._sampling)
-        return outputs[:: max(1, len(outputs) // TOKENS)]
+        return outputs[:: -(-len(outputs) // TOKENS)].clone()  # the others' memory is given back
 
 
 def _cut_short(batches: Sequence[Batch]) -> Iterator[Batch]:

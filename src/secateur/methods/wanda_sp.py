@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from secateur.capture import LayerStatistics
+from secateur.capture import require_finite, require_rows
 from secateur.methods.contract import Method, PruningContext
+from secateur.models.feedforward import FeedForward, keep_masks, masked
 from secateur.results import LayerPlan
 from secateur.selection.ranking import select_top
-from secateur.walking import can_walk, choose_in_turn
+from secateur.walking import Stream
 
 
 def plan_by_wanda(context: PruningContext) -> tuple[LayerPlan, ...]:
     """Keep the highest of mean_i |W_ij| sqrt(mean z_j^2), measured where earlier layers are already pruned.
 
-    Where layers are shared or form two stacks (ALBERT, T5), all are measured in the unpruned model.
-
     Source:
         An et al., "Fluctuation-based adaptive structured pruning", 2024, which carries Wanda (Sun et al., 2024) over to
         whole neurons. It prunes heads too; here FFN neurons only.
     """
+    kept: list[NDArray[np.int64]] = []
+    pruned = context.feedforwards
+    stream = Stream(
+        context.loaded,
+        context.calibration.batches,
+        lambda: masked(pruned[: len(kept)], keep_masks(pruned[: len(kept)], kept)),
+        reads_all=True,
+    )
+    for ffn in context.feedforwards:
+        stream.go_to(ffn)
+        kept.append(select_top(score_by_wanda(ffn, stream), context.width))
+        context.progress("measuring layer after layer", len(kept), len(pruned))
+    return context.plan(kept)
 
-    def choose(place: int, statistics: LayerStatistics) -> NDArray[np.int64]:
-        return select_top(score_by_wanda(context, place, statistics), context.width)
 
-    if not can_walk(context.loaded):
-        return context.plan([choose(place, statistics) for place, statistics in enumerate(context.statistics)])
-    batches = context.calibration.batches
-    return context.plan(choose_in_turn(context.loaded, context.feedforwards, batches, choose, context.progress))
-
-
-def score_by_wanda(context: PruningContext, place: int, statistics: LayerStatistics) -> NDArray[np.float64]:
+def score_by_wanda(ffn: FeedForward, stream: Stream) -> NDArray[np.float64]:
     """(K,) mean absolute outgoing weight x root mean square of the activation."""
-    weights = context.down_columns(place).double().abs().mean(dim=1).cpu()
-    scores: NDArray[np.float64] = (weights * statistics.rms).numpy()
+    squares, rows = torch.zeros(ffn.width, dtype=torch.float64), 0
+    for number in range(len(stream)):
+        activations = stream.read(number).activations
+        squares += activations.square().sum(dim=0).cpu()
+        rows += len(activations)
+    require_finite(ffn, squares)
+    weights = ffn.down_columns().double().abs().mean(dim=1).cpu()
+    scores: NDArray[np.float64] = (weights * (squares / require_rows(rows)).sqrt()).numpy()
     return scores
 
 
@@ -44,4 +55,5 @@ WANDA_SP = Method(
     plan=plan_by_wanda,
     needs=frozenset({"weights", "activations"}),
     sees=frozenset({"dead neurons"}),
+    measures_itself=True,
 )

@@ -40,6 +40,13 @@ class LoadedModel:
         """A name that may be published."""
         return self.source.base_model if self.source else type(self.model).__name__
 
+    @property
+    def reads_first_token(self) -> bool:
+        """Whether of its last network's outputs only those at the first token of each row matter, to a classifier."""
+        is_classifier = type(self.model).__name__.endswith("ForSequenceClassification")
+        pooling = getattr(self.model.config, "classifier_pooling", "cls")
+        return is_classifier and self.family.kind == "encoder" and pooling == "cls"
+
 
 def load_model(
     name: str, *, dtype: str | None = None, device: str = "auto", revision: str | None = None

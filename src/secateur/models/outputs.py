@@ -22,10 +22,7 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
             the last hidden state.
         sampling: where outputs belong to tokens, "cls" takes the first real one of each row, anything else all of them.
     """
-    device = next(model.parameters()).device
-    inputs: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
-    if hasattr(model.config, "use_cache"):
-        inputs["use_cache"] = False
+    device, inputs = next(model.parameters()).device, _as_inputs(model, batch)
     with torch.inference_mode():
         values = _READERS[kind](model, inputs)
     side = "decoder_" if "decoder_input_ids" in batch else ""
@@ -40,9 +37,17 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
     return values[real].float()
 
 
-def has_head(model: Any) -> bool:
-    """Whether there is something after the body, whose outputs are what the model is for."""
-    return getattr(model, "base_model", model) is not model
+def gives_logits(model: Any, batch: Mapping[str, Tensor]) -> bool:
+    """Whether the model has a head that gives logits, for instance no body and no head that marks spans."""
+    with torch.inference_mode():
+        return isinstance(getattr(model(**_as_inputs(model, batch)), "logits", None), Tensor)
+
+
+def _as_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The batch on the model's device, and that nothing is to be cached."""
+    device = next(model.parameters()).device
+    inputs: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
+    return {**inputs, "use_cache": False} if hasattr(model.config, "use_cache") else inputs
 
 
 def _is_classifier(model: nn.Module) -> bool:
