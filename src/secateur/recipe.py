@@ -48,7 +48,7 @@ class Recipe(BaseModel):
     refit: bool = True
     """Make up for removed neurons by a closed-form change of the down projection."""
     in_turn: bool = True
-    """Refit network after network, towards the unpruned model's residual stream; without it all at once."""
+    """Refit network after network (method secateur: choose there too), towards the unpruned model's residual stream."""
     information: bool = True
     """Let mutual information take part in the choice; without it plain importance decides."""
     layers: str | None = _bounded(None, "text such as 2-28 or 0,3,5-7")

@@ -50,7 +50,7 @@ def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift_sh
     Cost:
         Two runs of each layer, three where norms come after the sum or text is padded (where layers are shared or form
         two stacks, two forward passes up to each network); n K (K + 2 H) multiply-adds a network. Memory for the hidden
-        states of all batches, twice, for one network's activations on them and its second moments.
+        states of all batches, four times, for one network's activations on them and its second moments.
     """
     pair, pruned = _Pair(context, drift_share), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):

@@ -45,7 +45,8 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     come from `allocate`.
 
     Source:
-        Its own; docs/method.md derives it. Without noise and in the unpruned model the order is that of OSSCAR.
+        Its own; docs/method.md derives it. Without noise, in the unpruned model, and where the down projection has no
+        bias (else moments are taken about the means) the order is that of OSSCAR.
     """
     is_global = context.recipe.allocation == "global"
     return plan_widths(context, allocate(context) if is_global else [context.width] * len(context.feedforwards))
@@ -70,7 +71,7 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
 
 
 def find_removals(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
-    """The first `count` neurons of a network to go, and what each costs its output."""
+    """The first `count` neurons of a network to go, and what each costs its output when activations are noisy."""
     moments, columns = measured.second_moments.clone(), ffn.down_columns().cpu().double()
     if measured.drift is not None:  # the columns that would make up for it with all neurons there
         columns = refit_columns(ffn, np.arange(ffn.width), measured, ridge=context.ridge).weight
@@ -92,8 +93,7 @@ def allocate(context: PruningContext) -> list[int]:
 
     The distance (`Probe`) is measured where one network alone is cut to 0.65 and to 0.3 of its neurons and refitted, in
     the order of removal in the unpruned model, on rows that neither was found on (`hold_out`). Of what it rises between
-    two of these depths, each neuron costs the share that it has in what the squared error of the network's own output
-    rises. Costs add up.
+    two of these depths, each neuron costs its share in the sum of the removals' costs (`find_removals`). Costs add up.
     """
     recipe = context.recipe
     least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
@@ -108,7 +108,7 @@ class Profile:
     """What it costs when one network alone loses its neurons."""
 
     errors: NDArray[np.float64]
-    """(removals,) rise of the squared error of its own output as each goes, in the order of removal."""
+    """(removals,) rise of its output's squared error, under noise, as each goes (`find_removals`)."""
     tried: tuple[int, ...]
     """Neurons that were gone each time when the whole model was tried, in ascending order."""
     distances: tuple[float, ...]

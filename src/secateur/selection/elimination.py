@@ -18,7 +18,7 @@ class Removals:
     order: Tensor
     """(count,) int64."""
     costs: Tensor
-    """(count,) float64, rise of the mean squared error when the neuron went."""
+    """(count,) float64, rise of the output's mean squared error, as these moments have it, when the neuron went."""
 
 
 def order_removals(moments: Tensor, columns: Tensor, count: int) -> Removals:
