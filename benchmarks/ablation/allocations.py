@@ -13,52 +13,38 @@ from choices import damped, invert
 from secateur.calibration import Calibration
 from secateur.methods import PruningContext, secateur
 from secateur.methods.flap import score_by_fluctuation
-from secateur.methods.secateur import Profile, measure_profiles
+from secateur.methods.secateur import find_profiles, measure_profiles
 from secateur.methods.sensitivity import hold_out
-from secateur.models.loading import LoadedModel
 from secateur.selection.allocation import allocate_widths
 from secateur.selection.ranking import select_overall
 
 Allocate = Callable[[PruningContext], list[int]]
 
 
-def profiles(context: PruningContext) -> list[Profile]:
-    """Orders, costs and distances of all networks, measured once."""
-    return context.once(("profiles",), lambda: measure_profiles(context))
-
-
-def by_costs(context: PruningContext) -> list[int]:
-    """Marginal squared errors, scaled so that a network's add up to the distances at 0.65 and 0.3."""
-    return _spread(context, [found.costs for found in profiles(context)])
-
-
 def by_costs_on_seen_rows(context: PruningContext) -> list[int]:
-    """The same, distances measured on rows that the cut networks were fitted to."""
+    """As `--allocation global`, but distances are measured on rows that the cut networks were fitted to."""
     with patch.object(secateur, "hold_out", see_all):
         return _spread(context, [found.costs for found in measure_profiles(context)])
 
 
-def see_all(loaded: LoadedModel, calibration: Calibration, seed: int) -> tuple[Calibration, Calibration]:
+def see_all(calibration: Calibration, seed: int) -> tuple[Calibration, Calibration]:
     """The rows that would be held out, and all rows."""
-    return hold_out(loaded, calibration, seed)[0], calibration
+    return hold_out(calibration, seed)[0], calibration
 
 
 def by_one_depth(context: PruningContext, *, power: float, trial: int = 1) -> list[int]:
-    """Marginal squared errors, scaled so that a network's add up to distance^power on the way to 0.65 or 0.3."""
-    scales = [found.distances[trial] ** power / found.errors[: found.tried[trial]].sum() for found in profiles(context)]
-    return _spread(context, [found.errors * scale for found, scale in zip(profiles(context), scales, strict=True)])
+    """Costs of removals, scaled so that a network's add up to distance^power on the way to 0.65 or 0.3."""
+    found = find_profiles(context)
+    scales = [one.distances[trial] ** power / one.errors[: one.tried[trial]].sum() for one in found]
+    return _spread(context, [one.errors * scale for one, scale in zip(found, scales, strict=True)])
 
 
 def by_inverse(context: PruningContext) -> list[int]:
     """What goes from each network in proportion to 1 / distance, at most 0.75 of it."""
-    inverse = np.array([1 / found.distances[1] for found in profiles(context)])
+    inverse = np.array([1 / found.distances[1] for found in find_profiles(context)])
     neurons = context.feedforwards[0].width
-    low, high = 0.0, float(neurons / inverse.min())
-    for _ in range(60):
-        middle = (low + high) / 2
-        gone = np.minimum(middle * inverse, 0.75 * neurons)
-        low, high = (middle, high) if gone.sum() < neurons * len(inverse) - context.budget else (low, middle)
-    return [int(neurons - round(lost)) for lost in gone]
+    gone = fill(inverse, neurons * len(inverse) - context.budget, round(0.75 * neurons))
+    return [neurons - lost for lost in gone]
 
 
 def by_fluctuation(context: PruningContext) -> list[int]:
@@ -84,8 +70,19 @@ def by_information(context: PruningContext, *, kind: str) -> list[int]:
             shares.append(np.exp(float(torch.logdet(correlation)) / len(correlation)))
     if kind == "unique":
         return [len(kept) for kept in select_overall(shares, context.budget)]
-    parts = np.array(shares) / np.sum(shares) * context.budget
-    return [round(min(part, context.feedforwards[0].width)) for part in parts]
+    return fill(np.array(shares), context.budget, context.feedforwards[0].width)
+
+
+def fill(shares: np.ndarray, total: int, most: int) -> list[int]:
+    """Whole numbers in proportion to the shares, none above `most`, `total` in all."""
+    low, high = 0.0, float(most / shares.min())
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(middle * shares, most).sum() < total else (low, middle)
+    wanted = np.minimum(high * shares, most)
+    parts = np.floor(wanted).astype(int)
+    parts[np.argsort(parts - wanted)[: total - parts.sum()]] += 1
+    return parts.tolist()
 
 
 def _spread(context: PruningContext, costs: list[np.ndarray]) -> list[int]:
@@ -93,12 +90,11 @@ def _spread(context: PruningContext, costs: list[np.ndarray]) -> list[int]:
 
 
 ALLOCATIONS: Mapping[str, Allocate] = {
-    "divergence at 0.65 and 0.3 x squared error": by_costs,
-    "the same on rows of the refit": by_costs_on_seen_rows,
-    "divergence at 0.3 x squared error": partial(by_one_depth, power=1.0),
-    "divergence at 0.65 x squared error": partial(by_one_depth, power=1.0, trial=0),
-    "squared error alone": partial(by_one_depth, power=0.0),
-    "root of divergence at 0.3 x squared error": partial(by_one_depth, power=0.5),
+    "on rows of the refit": by_costs_on_seen_rows,
+    "divergence at 0.3 alone": partial(by_one_depth, power=1.0),
+    "divergence at 0.65 alone": partial(by_one_depth, power=1.0, trial=0),
+    "root of the divergence at 0.3": partial(by_one_depth, power=0.5),
+    "refit error alone": partial(by_one_depth, power=0.0),
     "1 / divergence": by_inverse,
     "FLAP's scores": by_fluctuation,
     "unique share of variance": partial(by_information, kind="unique"),

@@ -36,6 +36,11 @@ def pairs(context: PruningContext, place: int, *, tokens: str | None = None, **s
     return context.once(key, lambda: mutual_information(taken, width=r, **asked))
 
 
+def important(context: PruningContext, place: int, width: int) -> Kept:
+    """The most important, whatever others carry."""
+    return select_top(context.importance(place), width)
+
+
 def penalised(context: PruningContext, place: int, width: int, *, soft: float | None = None, **settings: Any) -> Kept:
     """Importance less the largest share with a more important neuron: the ramp from 1/2, or exp(-soft x share)."""
     scores = context.importance(place)

@@ -10,12 +10,13 @@ are not run again; several processes may run different parts at once.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -32,6 +33,7 @@ from secateur.calibration import take_tokens
 from secateur.checkpoint.manifest import find_versions
 from secateur.evaluation.perplexity import compare_parts, evaluate_perplexity
 from secateur.methods import PruningContext
+from secateur.methods.contract import RIDGE
 from secateur.methods.secateur import plan_widths
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
@@ -55,6 +57,11 @@ AT_ONCE: Mapping[str, Any] = {"in_turn": False}
 """The refit of parts 1 to 5: cheap, and the same for all."""
 DENSE = "dense"
 """Row of the model before pruning."""
+IMPORTANCE = "plain importance"
+OFF = "MI off"
+NOISE = RIDGE["decoder"]
+RIDGES = (0.1, 1.0)
+"""Tried in the refit; the choice keeps its own noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,8 @@ class Row:
 
     part: int
     """0: parts of the method switched off; 1 to 8: what else was tried."""
+    base: str | None
+    """The row that it is compared with, which differs in nothing else."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the recipe."""
     choose: choices.Choose | None = None
@@ -80,29 +89,39 @@ class Row:
         return patch.object(refitting, "refit_down", alike) if self.has_one_ridge else nullcontext()
 
 
+def _switched(name: str, has_own_base: bool = True, **settings: Any) -> Mapping[str, Row]:
+    """The method under some settings, with and without information; `has_own_base` where the latter is no other row."""
+    without = f"{name}, {OFF}" if has_own_base else f"secateur, {OFF}"
+    rows = {name: Row(0, without, settings)}
+    return {**rows, without: Row(0, None, {**settings, "information": False})} if has_own_base else rows
+
+
 def _pairs(**settings: Any) -> Row:
-    return Row(1, AT_ONCE, partial(choices.penalised, **settings))
+    return _choosing(1, partial(choices.penalised, **settings))
 
 
-def _set(part: int, choose: choices.Choose, **settings: Any) -> Row:
-    return Row(part, {**AT_ONCE, **settings}, choose)
+def _choosing(part: int, choose: choices.Choose) -> Row:
+    return Row(part, IMPORTANCE, AT_ONCE, choose)
+
+
+def _reading(**settings: Any) -> Row:
+    return Row(8, "secateur", settings)
+
+
+def _refitting(base: str = "secateur", **settings: Any) -> Row:
+    return Row(6, base, {"noise": NOISE, **settings})
 
 
 ROWS: Mapping[str, Row] = {
-    "secateur": Row(0),
-    "secateur, MI off": Row(0, {"information": False}),
-    "no noise": Row(0, {"noise": 0.0}),
-    "noise 1": Row(0, {"noise": 1.0}),
-    "no token noise": Row(0, {"token_noise": 0.0}),
-    "no token noise, MI off": Row(0, {"token_noise": 0.0, "information": False}),
-    "no drift": Row(0, {"drift": 0.0}),
-    "no drift, MI off": Row(0, {"drift": 0.0, "information": False}),
-    "all at once": Row(0, AT_ONCE),
-    "all at once, MI off": Row(0, {**AT_ONCE, "information": False}),
-    "no refit": Row(0, {"refit": False}),
-    "no refit, MI off": Row(0, {"refit": False, "information": False}),
-    "global": Row(0, {"allocation": "global"}),
-    "global, MI off": Row(0, {"allocation": "global", "information": False}),
+    **_switched("secateur"),
+    **_switched("no noise", has_own_base=False, noise=0.0),
+    **_switched("noise 1", has_own_base=False, noise=1.0),
+    **_switched("no token noise", token_noise=0.0),
+    **_switched("no drift", drift=0.0),
+    **_switched("all at once", **AT_ONCE),
+    **_switched("no refit", refit=False),
+    **_switched("global", allocation="global"),
+    IMPORTANCE: Row(1, None, AT_ONCE, choices.important),
     "pairs, alpha 1.01, r 0.42, 100 rows": _pairs(alpha=1.01, r=0.42, batch_size=100),
     "pairs, alpha 2, r 1, 500 rows": _pairs(r=1.0),
     "pairs, alpha 2, r 2, 500 rows": _pairs(),
@@ -112,31 +131,31 @@ ROWS: Mapping[str, Row] = {
     "pairs, alpha 2, r 2, exp(-share / 2)": _pairs(soft=0.5),
     "pairs, late tokens": _pairs(tokens="late"),
     "pairs, surprising tokens": _pairs(tokens="surprising"),
-    "set, linear, no noise": _set(2, partial(choices.set_order, noise=0.0)),
-    "set, linear, noise 0.3 of what is unique": _set(2, partial(choices.set_order, noise=0.3, kind="unique")),
-    "set, linear, noise 0.3 of the second moment": _set(2, partial(choices.set_order, noise=0.3)),
-    "all others, linear": _set(2, partial(choices.given_all, kind="linear")),
-    "all others, quadratic": _set(2, partial(choices.given_all, kind="quadratic")),
-    "all others, Gaussian kernels": _set(2, partial(choices.given_all, kind="kernels")),
-    "all others, nearest neighbours": _set(2, partial(choices.given_all, kind="neighbours")),
-    "relevance alone": _set(3, partial(choices.relevant, weight=0.0)),
-    "relevance less redundancy": _set(3, partial(choices.relevant, weight=1.0)),
-    "relevance to the final representation": _set(3, partial(choices.relevant, weight=0.0, to="end")),
-    "the same less redundancy": _set(3, partial(choices.relevant, weight=1.0, to="end")),
-    "most important of each k-medoids cluster": _set(4, partial(choices.representatives, weighted=False)),
-    "most important of each weighted cluster": _set(4, partial(choices.representatives, weighted=True)),
-    "removal cost x (1 - share / 2)": _set(5, partial(choices.removal_and_pairs, ties=False)),
-    "removal cost, near-ties by share": _set(5, partial(choices.removal_and_pairs, ties=True)),
-    **{f"ridge {ridge}": Row(6, {"ridge": ridge}) for ridge in (0.1, 1.0)},
-    **{f"one ridge for all, {ridge}": Row(6, {"ridge": ridge}, has_one_ridge=True) for ridge in (0.1, 0.3)},
-    **{f"token noise {share}": Row(6, {"token_noise": share}) for share in (0.05, 0.2)},
-    "all of the drift": Row(6, {"drift": 1.0}),
-    **{f"at once, ridge {ridge}": Row(6, {**AT_ONCE, "ridge": ridge}) for ridge in (0.1, 1.0)},
-    "at once, ridge by held-out tokens": Row(6, AT_ONCE, has_held_out_ridge=True),
-    **{f"widths: {name}": Row(7, widths=name) for name in ALLOCATIONS},
-    **{f"{tokens:,} tokens": Row(8, {"calibration_tokens": tokens}) for tokens in (1024, 4096, 65536, 131072)},
-    "Python's documentation": Row(8, {"calibration": None}),
-    "sentences of SST-2": Row(8, {"calibration": str(DATA / "sst2" / "train.tsv"), "text_column": "sentence"}),
+    "set, linear, no noise": _choosing(2, partial(choices.set_order, noise=0.0)),
+    "set, linear, noise 0.3 of what is unique": _choosing(2, partial(choices.set_order, noise=0.3, kind="unique")),
+    "set, linear, noise 0.3 of the second moment": _choosing(2, partial(choices.set_order, noise=0.3)),
+    "all others, linear": _choosing(2, partial(choices.given_all, kind="linear")),
+    "all others, quadratic": _choosing(2, partial(choices.given_all, kind="quadratic")),
+    "all others, Gaussian kernels": _choosing(2, partial(choices.given_all, kind="kernels")),
+    "all others, nearest neighbours": _choosing(2, partial(choices.given_all, kind="neighbours")),
+    "relevance alone": _choosing(3, partial(choices.relevant, weight=0.0)),
+    "relevance less redundancy": _choosing(3, partial(choices.relevant, weight=1.0)),
+    "relevance to the final representation": _choosing(3, partial(choices.relevant, weight=0.0, to="end")),
+    "the same less redundancy": _choosing(3, partial(choices.relevant, weight=1.0, to="end")),
+    "most important of each k-medoids cluster": _choosing(4, partial(choices.representatives, weighted=False)),
+    "most important of each weighted cluster": _choosing(4, partial(choices.representatives, weighted=True)),
+    "removal cost x (1 - share / 2)": _choosing(5, partial(choices.removal_and_pairs, ties=False)),
+    "removal cost, near-ties by share": _choosing(5, partial(choices.removal_and_pairs, ties=True)),
+    **{f"ridge {ridge}": _refitting(ridge=ridge) for ridge in RIDGES},
+    **{f"one ridge for all, {ridge}": replace(_refitting(ridge=ridge), has_one_ridge=True) for ridge in (0.1, 0.3)},
+    **{f"token noise {share}": _refitting(token_noise=share) for share in (0.05, 0.2)},
+    "all of the drift": _refitting(drift=1.0),
+    **{f"at once, ridge {ridge}": _refitting("all at once", **AT_ONCE, ridge=ridge) for ridge in RIDGES},
+    "at once, ridge by held-out tokens": replace(_refitting("all at once", **AT_ONCE), has_held_out_ridge=True),
+    **{f"widths: {name}": Row(7, "global", widths=name) for name in ALLOCATIONS},
+    **{f"{tokens:,} tokens": _reading(calibration_tokens=tokens) for tokens in (1024, 4096, 65536, 131072)},
+    "Python's documentation": _reading(calibration=None),
+    "sentences of SST-2": _reading(calibration=str(DATA / "sst2" / "train.tsv"), text_column="sentence"),
 }
 
 
@@ -144,7 +163,9 @@ def prune(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
     """The layers of a row."""
     context = _open(loaded, contexts, row, keep)
     if row.widths is not None:
-        return plan_widths(context, ALLOCATIONS[row.widths](context))
+        widths = ALLOCATIONS[row.widths](context)
+        assert sum(widths) == context.budget
+        return plan_widths(context, widths)
     if row.choose is None:
         layers = make_plan(context).layers
         return refit_by_held_out(context, layers) if row.has_held_out_ridge else layers
@@ -170,11 +191,13 @@ def read_results() -> dict[str, Any]:
 
 def add_result(key: str, result: Mapping[str, Any]) -> None:
     """Add a row to what was found so far, by this process or another."""
-    results = read_results()
-    results["rows"][key] = result
-    temporary = RESULTS.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    temporary.replace(RESULTS)
+    with RESULTS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = read_results()
+        results["rows"][key] = result
+        temporary = RESULTS.with_suffix(".new")
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+        temporary.replace(RESULTS)
 
 
 def main() -> None:
@@ -199,7 +222,7 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         with replaced(find_feedforwards(loaded.model, loaded.family), layers):
             score = evaluate_perplexity(loaded.model, ids)
-        facts = {"part": row.part, "keep": keep, "widths": [layer.width for layer in layers]}
+        facts = {"part": row.part, "base": row.base, "keep": keep, "widths": [layer.width for layer in layers]}
         losses = {"window_losses": list(score.window_losses)}
         add_result(key, {**facts, **losses, "threads": asked.threads, "versions": find_versions()})
         gap, error = compare_parts(done[DENSE]["window_losses"], score.window_losses, score.window_tokens)

@@ -15,13 +15,6 @@ from secateur.tables import MISSING, as_markdown
 
 RESULTS = Path(__file__).with_name("results.json")
 KEEPS = (0.8, 0.6)
-OFF = "MI off"
-WITHOUT: Mapping[str, str] = {"no noise": f"secateur, {OFF}", "noise 1": f"secateur, {OFF}"}
-"""What a row of part 0 is without information, where that isn't a row of its own."""
-CHOICES, REFITS, WIDTHS, TEXT = range(1, 6), (6,), (7,), (8,)
-COMPARED: Mapping[str, Sequence[int]] = {f"all at once, {OFF}": CHOICES, "secateur": (*REFITS, *TEXT), "global": WIDTHS}
-"""What rows of these parts are compared with: choices with plain importance, refitted alike."""
-
 Losses = Mapping[str, Sequence[float]]
 """Of each window, nats a token, by row and fraction kept."""
 
@@ -32,10 +25,10 @@ def gap(losses: Losses, name: str, keep: float) -> str:
     return MISSING if found is None else f"{_compare(losses['dense'], found)[0]:.3f}"
 
 
-def difference(losses: Losses, name: str, other: str, keep: float) -> str:
+def difference(losses: Losses, name: str, other: str | None, keep: float) -> str:
     """Mean of a row's losses less another's, with its paired standard error."""
     found, base = (losses.get(f"{row}, keep {keep}") for row in (name, other))
-    if found is None or base is None or name == other:
+    if found is None or base is None:
         return MISSING
     mean, error = _compare(base, found)
     return f"{mean:+.3f} ± {error:.3f}"
@@ -46,23 +39,24 @@ def _compare(before: Sequence[float], after: Sequence[float]) -> tuple[float, fl
 
 
 def main() -> None:
-    """Print part 0 with and without information side by side, then the other parts."""
+    """Print part 0 with and without information side by side, then the other parts, each row against its base."""
     rows = json.loads(RESULTS.read_text())["rows"]
     losses: Losses = {key: row["window_losses"] for key, row in rows.items()}
-    parts = {key.rpartition(", keep ")[0]: row["part"] for key, row in rows.items() if "part" in row}
+    found = {key.rpartition(", keep ")[0]: row for key, row in rows.items() if "part" in row}
+    switched = [(name, row["base"]) for name, row in found.items() if row["part"] == 0 and row["base"]]
     lines = []
-    for name in [name for name, part in parts.items() if part == 0 and not name.endswith(OFF)]:
-        off = WITHOUT.get(name, f"{name}, {OFF}")
-        cells = [(gap(losses, name, at), gap(losses, off, at), difference(losses, name, off, at)) for at in KEEPS]
+    for name, base in switched:
+        cells = [(gap(losses, name, at), gap(losses, base, at), difference(losses, name, base, at)) for at in KEEPS]
         lines.append([name, *chain(*cells)])
-    print(as_markdown(["part 0", *chain(*((f"keep {at}", OFF, "difference") for at in KEEPS))], lines))
-    for other, compared in COMPARED.items():
-        titles = list(chain(*((f"keep {at}", f"less {other}") for at in KEEPS)))
-        for part in compared:
-            names = [other, *(name for name, of in parts.items() if of == part)]
-            rest = [[(gap(losses, name, at), difference(losses, name, other, at)) for at in KEEPS] for name in names]
-            lines = [[name, *chain(*cells)] for name, cells in zip(names, rest, strict=True)]
-            print(as_markdown([f"part {part}", *titles], lines))
+    print(as_markdown(["part 0", *chain(*((f"keep {at}", "MI off", "difference") for at in KEEPS))], lines))
+    titles = list(chain(*((f"keep {at}", "less the base") for at in KEEPS)))
+    for part in range(1, 9):
+        lines = []
+        for name, row in found.items():
+            if row["part"] == part:
+                cells = [(gap(losses, name, at), difference(losses, name, row["base"], at)) for at in KEEPS]
+                lines.append([name, row["base"] or MISSING, *chain(*cells)])
+        print(as_markdown([f"part {part}", "base", *titles], lines))
 
 
 if __name__ == "__main__":

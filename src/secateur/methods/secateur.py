@@ -95,12 +95,16 @@ def allocate(context: PruningContext) -> list[int]:
     the order of removal in the unpruned model, on rows that neither was found on (`hold_out`). Of what it rises between
     two of these depths, each neuron costs its share in the sum of the removals' costs (`find_removals`). Costs add up.
     """
+    costs = [profile.costs for profile in find_profiles(context)]
+    return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
+
+
+def find_profiles(context: PruningContext) -> list[Profile]:
+    """Those of `measure_profiles`, measured once for all budgets."""
     recipe = context.recipe
     least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
     key = ("removal profiles", recipe.information, context.noise, context.ridge, recipe.token_noise, least)
-    profiles = context.once(key, lambda: measure_profiles(context, least))
-    costs = [profile.costs for profile in profiles]
-    return allocate_widths(costs, [ffn.width for ffn in context.feedforwards], context.budget)
+    return context.once(key, lambda: measure_profiles(context, least))
 
 
 @dataclass(frozen=True, slots=True)
