@@ -78,6 +78,18 @@ class TestPrune:
         result = secateur.prune(model, calibration=batches, **wide)
         assert any("few for a refit" in w for w in result.warnings)
 
+    def test_few_rows_are_warned_of_where_a_classifier_reads_one_token_of_each(self):
+        settings = {**FAST, "max_length": 40, "calibration_tokens": 2000}  # some 50 rows, and width 24
+        few = (
+            "calibration rows are few for a refit of bert.encoder.layer.1, of which the classifier reads only the first"
+        )
+        result = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), **settings)
+        assert any(few in warning for warning in result.warnings)
+        wide = {**settings, "calibration_tokens": 8000}
+        for changes in (wide, {**settings, "method": "magnitude", "in_turn": False}):
+            result = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), **changes)
+            assert not any("few for a refit" in warning for warning in result.warnings)
+
     def test_a_saturated_kernel_is_reported_with_its_remedy(self):
         class_name, config_name, settings, _ = tiny.CASES["llama"]
         import transformers
