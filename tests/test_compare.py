@@ -136,8 +136,18 @@ class TestFigures:
         first, second = (compare(settings_in(place, tmp_path / name, trials=2)) for name in "ab")
         assert without_costs(as_plain(first.content)) == without_costs(as_plain(second.content))
 
-    @pytest.mark.parametrize("method", ["redundancy", "random", "flap"])
-    def test_each_is_what_pruning_by_itself_gives(self, place, tmp_path, method, monkeypatch):
+    @pytest.mark.parametrize(
+        ("method", "in_turn"),
+        [
+            ("redundancy", True),
+            ("random", True),
+            ("flap", True),
+            ("flap", False),
+            ("secateur", True),
+            ("secateur", False),
+        ],
+    )
+    def test_each_is_what_pruning_by_itself_gives(self, place, tmp_path, method, in_turn, monkeypatch):
         text, kept, real = place / "text.txt", {}, Bench.score_pruned
 
         def score_pruned(bench, context, layers, biases=()):
@@ -145,9 +155,8 @@ class TestFigures:
             return real(bench, context, layers, biases)
 
         monkeypatch.setattr(Bench, "score_pruned", score_pruned)
-        settings = settings_in(
-            place, tmp_path, "opt", methods=method, calibration=str(text), text=str(text), seed=3, trials=1
-        )
+        given = {"calibration": str(text), "text": str(text), "seed": 3, "in_turn": in_turn}
+        settings = settings_in(place, tmp_path, "opt", methods=method, trials=1, **given)
         compared = compare(settings)
         loaded = load_model(str(place / "opt"))
         ids = loaded.tokenizer(text.read_text())["input_ids"][:300]
@@ -158,6 +167,7 @@ class TestFigures:
                 keep=entry["keep"],
                 method=method,
                 refit=entry["is_refitted"],
+                in_turn=in_turn,
                 seed=3,
                 round_to=1,
                 calibration_tokens=600,
