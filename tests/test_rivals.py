@@ -12,7 +12,7 @@ from secateur.methods.kcm import rank_representatives
 from secateur.methods.magnitude import SCORES
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
-from secateur.models.feedforward import masked
+from secateur.models.feedforward import masked, replaced
 from secateur.models.loading import wrap_model
 from secateur.pipeline import as_plan, open_context
 from secateur.recipe import make_recipe
@@ -186,33 +186,19 @@ def test_gathered_removals_are_those_of_one_at_a_time(neurons):
     assert order_removals(moments, weight, neurons // 2).order.tolist() == expected[: neurons // 2]
 
 
-@pytest.mark.parametrize("case", ["llama", "bert"])
-def test_osscar_removes_by_cost_and_solves_for_what_is_left(case):
-    context = open_on(case, "osscar")
-    for place, layer in enumerate(METHODS["osscar"].plan(context)):
-        z, columns = rows_of(context, place), context.down_columns(place).double()
+@pytest.mark.parametrize("case", ["llama", "bert", "opt", "modernbert"])
+def test_osscar_removes_by_cost_and_solves_for_what_is_left_where_earlier_networks_are_pruned(case):
+    context = open_on(case, "osscar", refit=False)
+    layers = METHODS["osscar"].plan(context)
+    for place, layer in enumerate(layers):
+        with replaced(context.feedforwards[:place], layers[:place]):
+            z = rows_of(context, place)
+        columns = context.down_columns(place).double()
         moments = z.T @ z / len(z)
         moments += 0.01 * moments.diagonal().mean() * torch.eye(24, dtype=torch.float64)
         assert layer.kept.tolist() == sorted(set(range(24)) - set(plain_removals(moments, columns, 12)))
         solved = torch.linalg.solve(moments[layer.kept][:, layer.kept], (moments @ columns)[layer.kept])
-        assert torch.allclose(layer.update.weight.double(), solved, atol=1e-4)
-
-
-def test_a_longer_removal_order_serves_smaller_cuts():
-    context = open_on("llama", "osscar", keep=0.25)
-    few = METHODS["osscar"].plan(context)
-    more = METHODS["osscar"].plan(context.under(context.recipe.model_copy(update={"keep": 0.75}), 18))
-    fresh = METHODS["osscar"].plan(open_on("llama", "osscar", keep=0.75))
-    assert [a.kept.tolist() for a in more] == [b.kept.tolist() for b in fresh]
-    assert all(set(a.kept) <= set(b.kept) for a, b in zip(few, more, strict=True))
-
-
-def test_osscar_measures_second_moments_even_where_nothing_is_refitted():
-    assert METHODS["osscar"].plan(open_on("llama", "osscar", refit=False))[0].update is not None
-    without = open_on("llama", "magnitude", refit=False)
-    assert without.statistics[0].second_moments is None
-    with_them = open_on("llama", "osscar", refit=False)
-    assert torch.equal(without.second_moments(0), with_them.statistics[0].second_moments)
+        assert torch.allclose(layer.update.weight.double(), solved, atol=1e-3)
 
 
 @pytest.mark.parametrize("case", ["llama", "phi3", "gpt2"])

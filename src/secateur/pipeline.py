@@ -221,7 +221,7 @@ def open_context(
         recipe=recipe,
         sampling=recipe.sampling or ("cls" if loaded.reads_first_token else "tokens"),
         progress=progress,
-        with_second_moments=refits_at_once(recipe) or find_method(recipe.method).uses_second_moments,
+        with_second_moments=refits_at_once(recipe),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from secateur.capture import MomentSum, ProductSum, require_finite, require_rows
 from secateur.models.families import find_residual
-from secateur.models.feedforward import FeedForward, replaced
+from secateur.models.feedforward import FeedForward
 from secateur.refit import Drift, refit_down, relative_output_error
 from secateur.results import LayerPlan, Update
-from secateur.walking import Changes, Measurable, Stream, can_walk
+from secateur.walking import Measurable, PrunedStream, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,9 @@ def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift_sh
     """
     pair, pruned = _Pair(context, drift_share), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):
-        measured = pair.measure(pruned)
+        measured = pair.measure(ffn)
         pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
+        pair.prune(pruned[-1])
         context.progress("pruning network after network", place + 1, len(context.feedforwards))
     return tuple(pruned)
 
@@ -96,28 +97,22 @@ class _Pair:
     """The unpruned model and the one pruned so far, read side by side."""
 
     def __init__(self, context: Measurable, drift_share: float) -> None:
-        self._context, self._drift_share, self._pruned = context, drift_share, list[LayerPlan]()
         loaded, batches = context.loaded, context.noised.batches
         has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
         self._whole = Stream(loaded, batches) if has_target else None
-        self._student = Stream(loaded, batches, self._changes, settles=True)
+        self._student = PrunedStream(loaded, context.feedforwards, batches)
+        self._drift_share = drift_share
 
-    def measure(self, pruned: Sequence[LayerPlan]) -> Measured:
-        """The network after those in `pruned`, all its neurons there; one more each time."""
-        if pruned:
-            self._student.settle(pruned[-1])
-        self._pruned = list(pruned)
-        ffn = self._context.feedforwards[len(pruned)]
+    def measure(self, ffn: FeedForward) -> Measured:
+        """The next network, all its neurons there."""
         if self._whole is not None:
             self._whole.go_to(ffn)
         self._student.go_to(ffn)
         return measure(ffn, self._student, self._whole, self._drift_share)
 
-    def _changes(self) -> Changes:
-        """What has changed in the layers that are still to run."""
-        done = len(self._pruned)
-        first = max(done - 1, 0) if can_walk(self._context.loaded) else 0
-        return replaced(self._context.feedforwards[first:done], self._pruned[first:])
+    def prune(self, layer: LayerPlan) -> None:
+        """The network that was measured is from now on as its plan has it."""
+        self._student.prune(layer)
 
 
 def measure(ffn: FeedForward, model: Stream, whole: Stream | None = None, drift_share: float = 1.0) -> Measured:

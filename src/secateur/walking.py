@@ -14,7 +14,7 @@ from secateur.calibration import Calibration
 from secateur.capture import run_body, running
 from secateur.encoding import Batch
 from secateur.models.families import find_feedforwards, find_layers, find_residual
-from secateur.models.feedforward import FeedForward
+from secateur.models.feedforward import FeedForward, replaced
 from secateur.models.loading import LoadedModel
 from secateur.models.sublayers import SubLayer, read_sublayer
 from secateur.results import LayerPlan, Progress
@@ -211,6 +211,33 @@ class Stream:
         """Whether a change of the network's output is the same change of each of the layer's (B, T, D) states."""
         kind = find_residual(self._loaded.family, self._loaded.model.config)
         return kind == "layer output" and states.shape[:-1].numel() == len(found.output)
+
+
+class PrunedStream(Stream):
+    """A model whose networks are pruned one after another, each read where those before it are pruned already."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        feedforwards: Sequence[FeedForward],
+        batches: Sequence[Batch],
+        *,
+        reads_all: bool = False,
+    ) -> None:
+        """Nothing is pruned yet; the networks are those that will be, in order. The rest is as in `Stream`."""
+        super().__init__(loaded, batches, self._changes, settles=True, reads_all=reads_all)
+        self._feedforwards, self._pruned = feedforwards, list[LayerPlan]()
+
+    def prune(self, layer: LayerPlan) -> None:
+        """The network that was read last is from now on as its plan has it."""
+        self.settle(layer)
+        self._pruned.append(layer)
+
+    def _changes(self) -> Changes:
+        """What has changed in the layers that are still to run."""
+        done = len(self._pruned)
+        first = max(done - 1, 0) if self._walk is not None else 0
+        return replaced(self._feedforwards[first:done], self._pruned[first:])
 
 
 def _enter(model: Any, layers: Sequence[nn.Module], batch: Batch) -> _Passage:

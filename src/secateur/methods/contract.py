@@ -74,8 +74,6 @@ class Method:
     """Whether it refits by itself, where the recipe asks for that."""
     measures_itself: bool = False
     """Whether it measures the activations that it needs by itself, and never looks at `context.statistics`."""
-    uses_second_moments: bool = False
-    """Whether it needs E[z z^T], even where nothing is refitted."""
     check: Callable[[Recipe], None] = lambda recipe: None
     """Raises InputError, before anything is measured, where the settings make no sense for it."""
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from secateur.methods.contract import Method, PruningContext
+from secateur.models.feedforward import FeedForward
 from secateur.refit import refit_down
+from secateur.refitting import measure
 from secateur.results import LayerPlan
 from secateur.selection.elimination import order_removals
+from secateur.walking import PrunedStream
 
 DAMPING = 0.01
 """Added to the diagonal of the second moments, in units of its mean."""
@@ -18,38 +21,32 @@ DAMPING = 0.01
 def plan_by_removal_cost(context: PruningContext) -> tuple[LayerPlan, ...]:
     """Remove the neuron that costs the output least, given what is left, until the width is reached; then refit.
 
+    Each network is measured where those before it are already pruned and refitted; the target is its own output there.
+
     Source:
         Meng et al., "OSSCAR: one-shot structured pruning in vision and language models with combinatorial
         optimization", ICML 2024. It prunes attention heads too; here FFN neurons only.
     """
-    kept, updates = [], []
-    for place, ffn in enumerate(context.feedforwards):
-        gone = find_removals(context, place, ffn.width - context.width)
-        kept.append(np.setdiff1d(np.arange(ffn.width), gone))
-        columns = _live_columns(context, place)
-        moments = context.second_moments(place)
-        updates.append(refit_down(moments, columns, kept[-1], ridge=DAMPING, is_isotropic=True, dtype=ffn.dtype))
-        context.progress("removing neurons", place + 1, len(context.feedforwards))
-    return context.plan(kept, updates)
+    feedforwards, layers = context.feedforwards, list[LayerPlan]()
+    stream = PrunedStream(context.loaded, feedforwards, context.calibration.batches, reads_all=True)
+    for ffn in feedforwards:
+        stream.go_to(ffn)
+        layers.append(remove_by_cost(ffn, measure(ffn, stream).second_moments, context.width))
+        stream.prune(layers[-1])
+        context.progress("removing neurons", len(layers), len(feedforwards))
+    return tuple(layers)
 
 
-def find_removals(context: PruningContext, place: int, count: int) -> NDArray[np.int64]:
-    """(count,) neurons of network `place` in the order of their removal; a longer order found before serves again."""
-    known = context.once(("removals", place), dict[int, NDArray[np.int64]])
-    longest = max(known, default=-1)
-    if longest < count:
-        moments = context.second_moments(place).clone()
-        moments.diagonal().add_(DAMPING * moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
-        known[count] = order_removals(moments, _live_columns(context, place).double(), count).order.numpy()
-        longest = count
-    return known[longest][:count]
-
-
-def _live_columns(context: PruningContext, place: int) -> torch.Tensor:
-    """(K, H) the down projection, 0 for neurons that never fire."""
-    columns = context.down_columns(place).cpu()
-    columns[context.second_moments(place).diagonal() == 0] = 0
-    return columns
+def remove_by_cost(ffn: FeedForward, moments: Tensor, width: int) -> LayerPlan:
+    """One network with `width` neurons left, by the (K, K) float64 second moments of its activations."""
+    columns, own = ffn.down_columns().cpu(), moments.diagonal()
+    columns[own == 0] = 0  # of neurons that never fire
+    damped = moments.clone()
+    damped.diagonal().add_(DAMPING * own.mean().clamp(min=torch.finfo(torch.float64).tiny))
+    gone = order_removals(damped, columns.double(), ffn.width - width).order
+    kept = np.setdiff1d(np.arange(ffn.width), gone.numpy())
+    update = refit_down(moments, columns, kept, ridge=DAMPING, is_isotropic=True, dtype=ffn.dtype)
+    return LayerPlan(ffn.path, ffn.width, kept, update)
 
 
 OSSCAR = Method(
@@ -59,5 +56,5 @@ OSSCAR = Method(
     needs=frozenset({"weights", "activations"}),
     sees=frozenset({"duplicates", "dead neurons"}),
     corrects=True,
-    uses_second_moments=True,
+    measures_itself=True,
 )

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from secateur.capture import require_finite, require_rows
 from secateur.methods.contract import Method, PruningContext
-from secateur.models.feedforward import FeedForward, keep_masks, masked
+from secateur.models.feedforward import FeedForward
 from secateur.results import LayerPlan
 from secateur.selection.ranking import select_top
-from secateur.walking import Stream
+from secateur.walking import PrunedStream, Stream
 
 
 def plan_by_wanda(context: PruningContext) -> tuple[LayerPlan, ...]:
@@ -21,19 +21,14 @@ def plan_by_wanda(context: PruningContext) -> tuple[LayerPlan, ...]:
         An et al., "Fluctuation-based adaptive structured pruning", 2024, which carries Wanda (Sun et al., 2024) over to
         whole neurons. It prunes heads too; here FFN neurons only.
     """
-    kept: list[NDArray[np.int64]] = []
-    pruned = context.feedforwards
-    stream = Stream(
-        context.loaded,
-        context.calibration.batches,
-        lambda: masked(pruned[: len(kept)], keep_masks(pruned[: len(kept)], kept)),
-        reads_all=True,
-    )
-    for ffn in context.feedforwards:
+    feedforwards, layers = context.feedforwards, list[LayerPlan]()
+    stream = PrunedStream(context.loaded, feedforwards, context.calibration.batches, reads_all=True)
+    for ffn in feedforwards:
         stream.go_to(ffn)
-        kept.append(select_top(score_by_wanda(ffn, stream), context.width))
-        context.progress("measuring layer after layer", len(kept), len(pruned))
-    return context.plan(kept)
+        layers.append(LayerPlan(ffn.path, ffn.width, select_top(score_by_wanda(ffn, stream), context.width)))
+        stream.prune(layers[-1])
+        context.progress("measuring layer after layer", len(layers), len(feedforwards))
+    return tuple(layers)
 
 
 def score_by_wanda(ffn: FeedForward, stream: Stream) -> NDArray[np.float64]:
