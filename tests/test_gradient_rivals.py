@@ -12,7 +12,7 @@ import tiny
 from secateur import rescaling
 from secateur.errors import InputError
 from secateur.methods import METHODS, mask_tuning
-from secateur.methods.kprune import solve_weights
+from secateur.methods.kprune import solve_weights, square_in_groups
 from secateur.methods.mask_tuning import rearrange
 from secateur.methods.textpruner import draw_tokens, list_targets
 from secateur.models.families import find_feedforwards
@@ -363,6 +363,12 @@ class TestMaskTuning:
 class TestKPrune:
     """Scores and weights, network after network, against a second telling."""
 
+    def test_gradients_are_squared_in_groups_of_32_rows(self):
+        gradients = torch.randn(70, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        means = [gradients[start : start + 32].mean(dim=0) for start in (0, 32, 64)]
+        expected = sum(mean.square() for mean in means) / 140
+        assert np.allclose(square_in_groups(gradients), expected.numpy())
+
     @pytest.mark.parametrize("case", ["bert", "llama"])
     def test_neurons_and_weights_are_those_of_a_plain_telling(self, case):
         context = open_on(case, "kprune", batches=unlabelled(case))
@@ -389,7 +395,9 @@ class TestKPrune:
             own, other = (values.div(2).softmax(dim=-1) for values in (logits, wanted))
             return 4 * (other * (other / own).log()).sum(dim=-1).mean()
 
-        return torch.from_numpy(sum_effects(context, loss, 2, pruned)[place]) / (2 * len(rows_of(context)))
+        rows = rows_of(context)
+        parts = torch.stack([effects(pruned, row, loss)[place] for row in rows])  # fewer rows than make a group
+        return parts.mean(dim=0).square() / (2 * len(rows))
 
     def fit(self, context, pruned, case, place, kept):
         """(n, K) activations of all rows, and numpy's least squares on them."""

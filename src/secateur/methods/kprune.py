@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from secateur.capture import capture
 from secateur.methods.contract import Method, PruningContext
@@ -24,6 +25,8 @@ TEMPERATURE = 2.0
 """T of the divergence from the whole model's prediction."""
 PREDICTION_WEIGHT, REPRESENTATION_WEIGHT = 1.0, 2.5e-4
 """lambda_pred and lambda_rep, as in the original's own script."""
+GROUP = 32
+"""Rows whose gradients are averaged before they are squared: the batches of the original's script."""
 Vector = NDArray[np.float64]
 
 
@@ -40,19 +43,20 @@ class Scratch:
 def plan_by_knowledge(context: PruningContext) -> tuple[LayerPlan, ...]:
     """From the first network to the last, keep the highest of lambda_rep K_rep + lambda_pred K_pred, then fit weights.
 
-    In the model pruned so far, K_pred is half the mean over rows of (d L / d m_j)^2, m_j a factor on the activation and
-    L = T^2 KL(softmax(t / T) || softmax(s / T)) of the whole model's logits t to its own s (mean over positions of a
-    language model; squared error of a number); K_rep is E[z_j^2] mean_k W_kj^2. Under one budget for all, the networks
-    that are left to prune are ranked together by what is left of the budget, and the current one is cut by that. Then
-    its down projection becomes the least-squares one to the whole model's sub-layer output, less the residual and the
-    output bias of the model pruned so far (residuals as `Family.residual` can tell them).
+    In the model pruned so far, K_pred is the sum over groups of 32 rows of (mean of d L / d m_j)^2, over twice the
+    number of rows, m_j a factor on the activation and L = T^2 KL(softmax(t / T) || softmax(s / T)) of the whole model's
+    logits t to its own s (mean over positions of a language model; squared error of a number); K_rep is
+    E[z_j^2] mean_k W_kj^2. Under one budget for all, the networks that are left to prune are ranked together by what is
+    left of the budget, and the current one is cut by that. Then its down projection becomes the least-squares one to
+    the whole model's sub-layer output, less the residual and the output bias of the model pruned so far (residuals as
+    `Family.residual` can tell them).
 
     Source:
         Park et al., "Accurate retraining-free pruning for pretrained encoder-based language models", ICLR 2024, with
-        the weights that its script sets. Differs: gradients are squared for each row rather than each batch; of a
-        number, the original compares all rows with all by mistake; where least squares fails for rank, the shortest
-        solution is taken. FFN neurons only (where a neuron's FLOPs drop out of the score), and nothing between them;
-        the original prunes heads too, in turn with the FFNs.
+        the weights and the batches that its script sets (as groups of rows, so that the forward batch size does not
+        matter). Differs: of a number, the original compares all rows with all by mistake; where least squares fails
+        for rank, the shortest solution is taken. FFN neurons only (where a neuron's FLOPs drop out of the score), and
+        nothing between them; the original prunes heads too, in turn with the FFNs.
 
     Cost:
         For each network a forward and a backward pass of the pruned model and a forward pass of the whole one, three
@@ -94,14 +98,17 @@ def score_by_knowledge(context: PruningContext, scratch: Scratch, place: int) ->
 
 def _score_prediction(context: PruningContext, scratch: Scratch, left: Sequence[FeedForward]) -> list[Vector]:
     """(K,) K_pred of each network; in the whole model, where nothing diverges yet, it would be 0."""
-    batches, rows = context.calibration.batches, 0
+    batches = context.calibration.batches
     loss = divergence_from(context.loaded.model, batches, TEMPERATURE)
-    totals = [np.zeros(ffn.width) for ffn in left]
-    for gradients in mask_gradients(scratch.loaded.model, left, batches, loss):
-        rows += len(gradients[0])
-        for total, values in zip(totals, gradients, strict=True):
-            total += values.square().sum(dim=0).numpy()
-    return [total / (2 * rows) for total in totals]
+    parts = mask_gradients(scratch.loaded.model, left, batches, loss)
+    return [square_in_groups(torch.cat(of_network)) for of_network in zip(*parts, strict=True)]
+
+
+def square_in_groups(gradients: Tensor) -> Vector:
+    """(K,) sum over groups of `GROUP` rows of the squared mean of (N, K) gradients, over 2 N."""
+    means = [group.mean(dim=0) for group in torch.split(gradients, GROUP)]
+    total: Vector = (torch.stack(means).square().sum(dim=0) / (2 * len(gradients))).numpy()
+    return total
 
 
 def _select(context: PruningContext, scores: Sequence[Vector], budget: int) -> NDArray[np.int64]:
