@@ -37,9 +37,9 @@ def hold_out(calibration: Calibration, seed: int) -> tuple[Calibration, Calibrat
     rows, is_running = calibration.rows, calibration.is_running
     if rows == 1:
         return calibration, calibration
-    lengths = [next(iter(batch.values())).shape[1] for batch in calibration.batches]
-    count = max(1, rows // SHARE) + (is_running and lengths[-1] < lengths[0])
-    count = min(WINDOWS if is_running else ROWS, count, rows - 1)
+    first, last = (next(iter(calibration.batches[place].values())) for place in (0, -1))
+    has_short_end = is_running and last.shape[1] < first.shape[1]
+    count = min(WINDOWS if is_running else ROWS, max(1, rows // SHARE) + has_short_end, rows - 1)
     held = np.zeros(rows, dtype=bool)
     held[np.arange(rows - count, rows) if is_running else random.Random(seed).sample(range(rows), count)] = True
     return calibration.take_rows(held), calibration.take_rows(~held)

@@ -38,7 +38,7 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
 
 
 def gives_logits(model: Any, batch: Mapping[str, Tensor]) -> bool:
-    """Whether the model has a head that gives logits, for instance no body and no head that marks spans."""
+    """Whether the model gives logits, unlike a body without a head, or a head that marks spans."""
     with torch.inference_mode():
         return isinstance(getattr(model(**_as_inputs(model, batch)), "logits", None), Tensor)
 
