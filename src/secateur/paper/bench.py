@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,11 +18,11 @@ from secateur.checkpoint.staging import MARKER
 from secateur.encoding import Batch, TaskRows, batches_by_length, tokenise
 from secateur.evaluation.classification import predict, score_predictions
 from secateur.finetuning import Training, choose_training, describe_training, finetune, state_folder
-from secateur.methods import PruningContext, find_method
+from secateur.methods import PruningContext
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.sizes import measure_size, predict_size
 from secateur.paper.study import Study, run_parallel
-from secateur.pipeline import as_plan, carry_out, open_context, refit_layers
+from secateur.pipeline import Clock, carry_out, make_plan, open_context
 from secateur.recipe import make_recipe
 from secateur.results import Progress
 from secateur.tasks import SPLITS, TASKS, Metric, read_examples
@@ -187,13 +186,13 @@ def capture_rows(bench: Bench, rows: int) -> list[Tensor]:
 def _score_width(
     context: PruningContext, bench: Bench, task: str, width: int, refits: Sequence[bool], draw: int
 ) -> list[dict[str, Any]]:
-    context, begun = context.under(context.recipe, width), time.perf_counter()
-    layers = find_method(context.recipe.method).plan(context)
-    seconds, entries = time.perf_counter() - begun, []
+    entries = []
     for refit in refits:
-        chosen = refit_layers(context, layers) if refit else layers
-        pruned = carry_out(as_plan(context, chosen), context.loaded, in_place=False)
-        figures = {name: float(np.mean([layer.figures[name] for layer in chosen])) for name in chosen[0].figures}
+        clock, recipe = Clock(), context.recipe.model_copy(update={"refit": refit})
+        plan = make_plan(context.under(recipe, width), clock)
+        pruned = carry_out(plan, context.loaded, in_place=False)
+        layers = plan.layers
+        figures = {name: float(np.mean([layer.figures[name] for layer in layers])) for name in layers[0].figures}
         entries.append(
             {
                 "draw": draw,
@@ -202,7 +201,7 @@ def _score_width(
                 **relative_flops(bench, width),
                 "scores": score(pruned, bench, task),
                 "calibration_rows": context.calibration.summary.rows,
-                "seconds_choosing": round(seconds, 2),
+                "seconds_choosing": round(clock.seconds["choosing"], 2),
                 "figures": figures | context.rates,
             }
         )
