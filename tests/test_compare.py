@@ -18,7 +18,7 @@ from secateur.compare.comparison import compare
 from secateur.compare.contenders import Contender, left_out_of_presets
 from secateur.compare.costs import Ledger, MemoryWatch, watch_memory
 from secateur.compare.entries import BIAS_NOT_STORABLE, Entry
-from secateur.compare.quality import Metric, Quality, split_score
+from secateur.compare.quality import PERPLEXITY, Metric, Quality, split_score
 from secateur.compare.settings import make_settings
 from secateur.compare.tables import compare_groups, gap_rows, make_rows
 from secateur.compare.trials import Bench, Trial, biased
@@ -32,7 +32,6 @@ from secateur.recipe import PRESETS
 from secateur.texts import default_passages
 from tiny_tasks import BAD, GOOD, flowers, write_task
 
-PERPLEXITY = Metric("perplexity", "log_loss_nats")
 ACCURACY = Metric("accuracy", "accuracy")
 
 
@@ -310,6 +309,15 @@ class TestRanking:
         assert difference == pytest.approx(0.4)
         assert error == pytest.approx(np.hypot(of_windows, of_trials))
 
+    def test_windows_of_text_have_neighbours_and_groups_of_rows_have_none(self):
+        parts = [float(place // 4) for place in range(32)]
+        for metric, divisor in ((PERPLEXITY, 8), (ACCURACY, 32)):
+            entry = make_entry(3.5, metric=metric, parts=parts)
+            dense = Quality({metric.ranked_by: 0.0}, [0.0] * 32, [1] * 32)
+            values = parts[::4] if divisor == 8 else parts
+            error = make_rows([entry], dense, metric)[0].points[0].gap_standard_error
+            assert error == pytest.approx(np.std(values, ddof=1) / np.sqrt(divisor))
+
     def test_a_width_that_could_not_be_run_is_a_dash(self):
         entries = [make_entry(1.0, keep=0.5), make_entry(2.0, keep=0.25), make_entry(1.5, method="b", keep=0.5)]
         rows = make_rows(entries, Quality({"log_loss_nats": 1.0}, [1.0], [1]), PERPLEXITY)
@@ -361,9 +369,18 @@ class TestCosts:
 
 
 class TestWhoTakesPart:
+    def leave(self, monkeypatch, *names):
+        monkeypatch.setattr(contenders, "METHODS", {name: METHODS[name] for name in names})
+        extra = {name: settings for name, settings in contenders.EXTRA.items() if settings["method"] in names}
+        monkeypatch.setattr(contenders, "EXTRA", extra)
+
+    def test_other_readings_of_a_method_take_part_under_names_of_their_own(self, place, tmp_path):
+        result = compare(settings_in(place, tmp_path, methods="magnitude,magnitude-down,magnitude-group", keep="0.25"))
+        gaps = {row.method: row.points[0].gap for row in result.rows if row.correction == "none"}
+        assert len(set(gaps.values())) == 3
+
     def test_of_all_methods_those_that_cannot_run_are_left_out_with_a_line(self, place, tmp_path, monkeypatch):
-        few = {name: METHODS[name] for name in ("random", "redundancy", "llm-pruner")}
-        monkeypatch.setattr(contenders, "METHODS", few)
+        self.leave(monkeypatch, "random", "redundancy", "llm-pruner")
         settings = settings_in(place, tmp_path, "bare", task="stsb-embeddings", methods="all", refit="off", keep="0.5")
         result = compare(settings)
         assert {row.method for row in result.rows} == {"random", "redundancy", "importance"}
@@ -387,7 +404,7 @@ class TestWhoTakesPart:
             compare(settings_in(place, tmp_path, model, methods="random,textpruner", **given))
 
     def test_a_method_that_fails_midway_does_not_end_a_comparison_of_all(self, place, tmp_path, monkeypatch):
-        monkeypatch.setattr(contenders, "METHODS", {name: METHODS[name] for name in ("random", "redundancy")})
+        self.leave(monkeypatch, "random", "redundancy")
         real = Trial.run
 
         def run_job(trial, job):

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -7,7 +8,7 @@ from scipy.stats import spearmanr
 import tiny
 from secateur.errors import InputError
 from secateur.evaluation.embeddings import embed
-from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
+from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity, find_block
 from secateur.evaluation.speed import measure_latency
 from secateur.models.loading import load_model, wrap_model
 from secateur.scoring import example_batch, profile, score_embeddings, score_text
@@ -58,6 +59,15 @@ def test_the_gap_is_paired_over_windows():
     assert gap.nats == pytest.approx(0.2)
     assert gap.standard_error_nats == pytest.approx(0.1 / math.sqrt(3))
     assert compare_losses(before, before).nats == 0
+
+
+def test_neighbouring_windows_count_as_one_in_the_error():
+    rises = [float(place // 4) for place in range(32)]  # eight articles of four windows each
+    before, after = (PerplexityScore(tuple(losses), (10,) * 32) for losses in ([0.0] * 32, rises))
+    gap = compare_losses(before, after)
+    assert gap.nats == pytest.approx(3.5)
+    assert gap.standard_error_nats == pytest.approx(np.std(range(8), ddof=1) / math.sqrt(8))
+    assert [find_block(windows) for windows in (1, 15, 16, 32, 64, 1000)] == [1, 1, 2, 4, 8, 8]
 
 
 def test_embeddings_do_not_depend_on_padding_or_order():

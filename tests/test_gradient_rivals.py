@@ -88,10 +88,19 @@ def effects(model, row, loss):
     return [(weight * gradient).sum(dim=0).detach() for weight, gradient in zip(downs, gradients, strict=True)]
 
 
-def sum_effects(context, loss, power, model=None):
+def incoming_effects(model, row, loss):
+    """(K,) a network of a BERT: sum of weight x d loss / d weight over a neuron's row and bias of the up projection."""
+    model = copy.deepcopy(model).double()
+    loss(read_logits(model, row), row).backward()
+    return [
+        ((ffn.up.weight * ffn.up.weight.grad).sum(dim=1) + ffn.up.bias * ffn.up.bias.grad).detach()
+        for ffn in find_feedforwards(model, tiny.family_of(model))
+    ]
+
+
+def sum_effects(context, loss, power, by=effects):
     """(K,) float64 a network: sum over rows of |effect| to a power."""
-    model = model or context.loaded.model
-    parts = [effects(model, row, loss) for row in rows_of(context)]
+    parts = [by(context.loaded.model, row, loss) for row in rows_of(context)]
     return [torch.stack(of_network).abs().pow(power).sum(dim=0).numpy() for of_network in zip(*parts, strict=True)]
 
 
@@ -199,13 +208,32 @@ def hooks_of(model):
 class TestTextPruner:
     """Gradients of factors, against gradients of weights."""
 
-    @pytest.mark.parametrize("case", ["bert", "llama"])
-    def test_the_score_is_what_the_gradients_of_the_down_projection_say(self, case):
-        context = open_on(case, "textpruner", iterations=1)
+    def test_the_score_is_what_the_gradients_of_the_down_projection_say(self):
+        context = open_on("llama", "textpruner", iterations=1)
         wanted = sum_effects(context, task_loss, 1)
         found = [values.abs().sum(dim=0).numpy() for values in context.task_gradients()]
         assert all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, wanted, strict=True))
         assert kept_of(plan(context)) == [top(scores) for scores in wanted]
+
+    def test_with_one_width_and_no_gates_the_up_projections_rows_count_too(self):
+        for width in range(2, 24, 2):
+            context = open_on("bert", "textpruner", iterations=1, keep=width / 24)
+            outgoing, incoming = (sum_effects(context, task_loss, 1, by=by) for by in (effects, incoming_effects))
+            wanted = [top(one + two, width) for one, two in zip(outgoing, incoming, strict=True)]
+            assert kept_of(plan(context)) == wanted
+            if wanted != [top(scores, width) for scores in outgoing]:
+                return
+        raise AssertionError("no width where it matters")
+
+    def test_under_one_budget_the_down_projection_alone_counts(self):
+        context = open_on("bert", "textpruner", iterations=1, allocation="global")
+        scores = np.concatenate(sum_effects(context, task_loss, 1))
+        width = context.feedforwards[0].width
+        wanted = top(scores, context.budget)
+        assert kept_of(plan(context)) == [
+            [place - start for place in wanted if start <= place < start + width]
+            for start in range(0, len(scores), width)
+        ]
 
     def test_later_steps_score_the_model_as_it_is_pruned_then(self):
         context = open_on("llama", "textpruner", iterations=2)

@@ -31,7 +31,7 @@ from refits import refit_by_held_out
 from secateur import refitting
 from secateur.calibration import take_tokens
 from secateur.checkpoint.manifest import find_versions
-from secateur.evaluation.perplexity import compare_parts, evaluate_perplexity
+from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
 from secateur.methods import PruningContext
 from secateur.methods.contract import RIDGE
 from secateur.methods.secateur import plan_widths
@@ -225,8 +225,8 @@ def main() -> None:
         facts = {"part": row.part, "base": row.base, "keep": keep, "widths": [layer.width for layer in layers]}
         losses = {"window_losses": list(score.window_losses)}
         add_result(key, {**facts, **losses, "threads": asked.threads, "versions": find_versions()})
-        gap, error = compare_parts(done[DENSE]["window_losses"], score.window_losses, score.window_tokens)
-        print(f"{key}: {gap:.4f} +- {error:.4f}, {seconds:.0f} s", flush=True)
+        gap = compare_losses(PerplexityScore(tuple(done[DENSE]["window_losses"]), score.window_tokens), score)
+        print(f"{key}: {gap.nats:.4f} +- {gap.standard_error_nats:.4f}, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

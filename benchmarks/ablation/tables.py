@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from secateur.evaluation.perplexity import compare_parts
+from secateur.evaluation.perplexity import compare_parts, find_block
 from secateur.tables import MISSING, as_markdown
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -35,7 +35,7 @@ def difference(losses: Losses, name: str, other: str | None, keep: float) -> str
 
 
 def _compare(before: Sequence[float], after: Sequence[float]) -> tuple[float, float | None]:
-    return compare_parts(before, after, [1] * len(before))
+    return compare_parts(before, after, [1] * len(before), find_block(len(before)))
 
 
 def main() -> None:

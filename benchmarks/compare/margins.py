@@ -3,7 +3,8 @@
     python benchmarks/compare/margins.py benchmarks/compare/stage2/*/compare.json [--allocation global]
 
 For each fraction kept: the gap to the dense model in nats a token (mean over draws), ours over theirs, and the
-difference with its standard error, paired over windows after the mean over draws.
+difference with its standard error, as `secateur compare` tells it: paired over blocks of neighbouring windows and over
+the draws that both have.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from secateur.compare.entries import Entry, as_entry
+from secateur.compare.quality import PERPLEXITY
+from secateur.compare.tables import compare_groups
 
-Row = tuple[str, str, bool, str]
-"""Method, allocation, whether Secateur refitted it, and the variant of its own correction."""
 
-
-def read_gaps(paths: Sequence[Path]) -> dict[float, dict[Row, np.ndarray]]:
-    """By fraction kept and row: (windows,) gaps, mean over the draws. All results are of the same model and text."""
-    found: dict[float, dict[Row, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+def read_rows(paths: Sequence[Path]) -> tuple[float, dict[float, dict[str, list[Entry]]]]:
+    """Log-loss before pruning, and entries by fraction kept and row. All results are of the same model and text."""
+    dense, found = set(), defaultdict[float, dict[str, list[Entry]]](lambda: defaultdict(list))
     for path in paths:
         content = json.loads(path.read_text())
-        dense = np.array(content["dense"]["parts"])
-        for cell in content["cells"]:
-            row = (cell["method"], cell["allocation"], cell["is_refitted"], cell["variant"])
-            found[cell["keep"]][row].append(np.array(cell["parts"]) - dense)
-    return {keep: {row: np.mean(draws, axis=0) for row, draws in rows.items()} for keep, rows in found.items()}
+        dense.add(content["dense"]["scores"][PERPLEXITY.ranked_by])
+        for entry in map(as_entry, content["cells"]):
+            assert entry is not None
+            found[entry.keep][f"{entry.method}, {entry.allocation}, {entry.correction}"].append(entry)
+    (only,) = dense
+    return only, found
 
 
 def main() -> None:
@@ -39,16 +40,24 @@ def main() -> None:
     parser.add_argument("--method", default="secateur")
     parser.add_argument("--allocation", default="uniform", help="of our row; rivals are shown with both")
     asked = parser.parse_args()
-    for keep, rows in sorted(read_gaps(asked.paths).items(), reverse=True):
-        ours = rows.pop((asked.method, asked.allocation, True, ""))
-        print(f"keep {keep}: {asked.method}, {asked.allocation}, refit: {ours.mean():.4f}")
-        for (method, allocation, is_refitted, variant), gaps in sorted(rows.items(), key=lambda item: item[1].mean()):
-            less = ours - gaps
-            error = less.std(ddof=1) / np.sqrt(len(less))
-            name = f"{method}, {allocation}, {'refit' if is_refitted else variant or 'as published'}"
+    dense, found = read_rows(asked.paths)
+    for keep, rows in sorted(found.items(), reverse=True):
+        ours = rows.pop(f"{asked.method}, {asked.allocation}, refit")
+        print(f"keep {keep}: {asked.method}, {asked.allocation}, refit: {find_gap(ours, dense):.4f}, {len(ours)} draws")
+        for name, entries in sorted(rows.items(), key=lambda item: find_gap(item[1], dense)):
+            draws = {entry.trial for entry in ours} & {entry.trial for entry in entries}
+            mine, theirs = ([entry for entry in group if entry.trial in draws] for group in (ours, entries))
+            gap = find_gap(theirs, dense)
+            less, error = compare_groups(theirs, mine, PERPLEXITY)
             print(
-                f"  {name:45s} {gaps.mean():.4f}  x {ours.mean() / gaps.mean():.3f}  {less.mean():+.4f} +- {error:.4f}"
+                f"  {name:45s} {gap:.4f}  x {find_gap(mine, dense) / gap:.3f}  {less:+.4f} +- {error:.4f}, "
+                f"{len(draws)} draws"
             )
+
+
+def find_gap(entries: Sequence[Entry], dense: float) -> float:
+    """Mean log-loss less that before pruning, nats a token."""
+    return sum(entry.scores[PERPLEXITY.ranked_by] for entry in entries) / len(entries) - dense
 
 
 if __name__ == "__main__":

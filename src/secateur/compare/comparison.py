@@ -13,7 +13,7 @@ import torch
 
 from secateur.cells import write_json
 from secateur.checkpoint.manifest import find_versions, public_settings
-from secateur.compare.contenders import Entrants, find_entrants, keep_able, left_out_of_presets
+from secateur.compare.contenders import Contender, Entrants, find_entrants, keep_able, left_out_of_presets
 from secateur.compare.costs import watch_memory
 from secateur.compare.entries import Entry
 from secateur.compare.plot import draw_comparison, size_plot
@@ -155,6 +155,11 @@ def _report(settings: Settings, run: _Run) -> Comparison:
     return Comparison(title, tuple(rows), metric, tuple(notes), tuple(warnings), content, tuple(files), settings.keeps)
 
 
+def _name_own_measurers(contenders: Sequence[Contender]) -> list[str]:
+    names = sorted({contender.name for contender in contenders if contender.method.measures_itself})
+    return [f"seconds of {', '.join(names)} count measuring too, network after network"] if names else []
+
+
 def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
     """What a reader has to know, a sentence or two each."""
     read = run.trials[0].context.calibration.summary
@@ -168,12 +173,13 @@ def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
         f"{run.bench.scorer.about}",
         f"calibrated on {read.tokens:,} tokens in {read.rows:,} rows a trial of {read.source}; {trials}; on {card}",
         f"sorted at keep {settings.keeps[0]:g}; the best model that can be saved is marked *, those that can't be told "
-        "from it (within 2 standard errors, paired over windows or rows"
+        "from it (within 2 standard errors, paired over blocks of windows or groups of rows"
         + (" and over trials) =; ± standard deviation over trials" if len(seeds) > 1 else ") ="),
         "correction: refit is Secateur's, own is the method's as published, none where it has none; FLOPs are relative "
         "to those before pruning",
-        "seconds (mean) and MB (most) are for choosing once"
+        "seconds (mean) and MB (most, roughly) are for choosing once"
         + (f"; measuring activations took {sum(seconds) / len(seconds):.1f} s a trial besides" if seconds else ""),
+        *_name_own_measurers(run.entrants.contenders),
     ]
     if any(not entry.is_saved_model for entry in run.entries):
         notes.append(

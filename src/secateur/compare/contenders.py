@@ -12,7 +12,12 @@ from secateur.methods import METHODS, Method, PruningContext, check_context, che
 from secateur.methods.contract import CHOOSING_SETTINGS, Allocation
 from secateur.recipe import PRESETS, Recipe
 
-EXTRA: Mapping[str, Mapping[str, Any]] = {"importance": {"method": "redundancy", "information": False}}
+EXTRA: Mapping[str, Mapping[str, Any]] = {
+    "importance": {"method": "redundancy", "information": False},
+    "magnitude-down": {"method": "magnitude", "magnitude": "down-l2"},
+    "magnitude-group": {"method": "magnitude", "magnitude": "group-l2"},
+    "textpruner-self-published": {"method": "textpruner-self", "as_published": True},
+}
 """Names beyond those of methods, and the settings that each stands for."""
 
 

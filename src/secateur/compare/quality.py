@@ -69,6 +69,10 @@ class Metric:
         return f"{value:.2f}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
 
 
+PERPLEXITY = Metric("perplexity", LOG_LOSS)
+"""Of language models."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """A way to score a model."""
@@ -140,7 +144,7 @@ def _score_text(settings: Settings, loaded: LoadedModel) -> Scorer:
 
     facts = {"text_sha256": hash_rows([ids]), "tokens": len(ids), "window": window}
     about = f"{len(ids):,} tokens of {source.name} in {-(-len(ids) // window)} windows of {window}"
-    return Scorer(Metric("perplexity", LOG_LOSS), facts, about, score)
+    return Scorer(PERPLEXITY, facts, about, score)
 
 
 def _score_task(settings: Settings, loaded: LoadedModel, name: str) -> Scorer:

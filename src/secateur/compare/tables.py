@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from secateur.compare.entries import Entry
 from secateur.compare.quality import Metric, Quality
-from secateur.evaluation.perplexity import TIE_ERRORS, compare_parts
+from secateur.evaluation.perplexity import TIE_ERRORS, compare_parts, find_block
 from secateur.tables import MISSING, as_markdown
 
 MARKS = {"best": " *", "tied": " =", "": ""}
@@ -34,8 +34,8 @@ class Point:
     gap: float
     """Log-loss in nats a token less that before pruning, or score less that before pruning; mean over trials."""
     gap_standard_error: float | None
-    """Of the gap for what was scored on: paired over windows or groups of rows, trials averaged first; None where all
-    was scored as one window."""
+    """Of the gap for what was scored on: paired over blocks of windows or groups of rows, trials averaged first; None
+    where all was scored as one window."""
     gap_spread: float | None
     """Standard deviation of the gap over trials; None of a single one."""
     relative_ffn_flops: float
@@ -117,7 +117,7 @@ def compare_groups(first: Group, second: Group, metric: Metric) -> tuple[float, 
     shared = {entry.trial for entry in first} & {entry.trial for entry in second}
     one, two = ([entry for entry in group if entry.trial in shared] for group in (first, second))
     differences = _values(two, metric) - _values(one, metric)
-    _, of_parts = compare_parts(_mean_parts(one), _mean_parts(two), one[0].weights)
+    of_parts = _error(_mean_parts(one), _mean_parts(two), one[0].weights, metric)
     if of_parts is None:
         return float(differences.mean()), None
     of_trials = differences.std(ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
@@ -209,7 +209,7 @@ def _make_row(
 def _make_point(group: Group, best: Group | None, dense: Quality, metric: Metric) -> Point:
     values = _values(group, metric)
     mean = float(values.mean())
-    _, error = compare_parts(dense.parts, _mean_parts(group), dense.weights)
+    error = _error(dense.parts, _mean_parts(group), dense.weights, metric)
     return Point(
         keep=group[0].keep,
         quality=_exp(mean) if metric.is_loss else mean,
@@ -239,6 +239,11 @@ def _values(group: Group, metric: Metric) -> NDArray[np.float64]:
 def _mean_parts(group: Group) -> list[float]:
     means: list[float] = np.mean([entry.parts for entry in group], axis=0).tolist()
     return means
+
+
+def _error(before: Sequence[float], after: Sequence[float], weights: Sequence[int], metric: Metric) -> float | None:
+    """Paired standard error of a difference; groups of rows are drawn at random, windows of text have neighbours."""
+    return compare_parts(before, after, weights, find_block(len(weights)) if metric.is_loss else 1)[1]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -277,13 +282,12 @@ def _csv_line(entry: Entry, dense: Quality, metric: Metric) -> dict[str, Any]:
     described = asdict(entry)
     for name in ("scores", "parts", "weights", "figures", "widths", "needs"):
         described.pop(name)
-    _, error = compare_parts(dense.parts, entry.parts, dense.weights)
     return {
         **described,
         "correction": entry.correction,
         **entry.scores,
         "gap": entry.scores[metric.ranked_by] - dense.scores[metric.ranked_by],
-        "gap_standard_error": error,
+        "gap_standard_error": _error(dense.parts, entry.parts, dense.weights, metric),
         "widths": " ".join(map(str, entry.widths)),
         "needs": " ".join(entry.needs),
     }

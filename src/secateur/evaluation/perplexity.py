@@ -50,7 +50,7 @@ class Gap:
     nats: float
     """Mean log-loss of the second less that of the first, nats a token."""
     standard_error_nats: float | None
-    """Paired standard error over windows; None of a single window."""
+    """Paired standard error over blocks of neighbouring windows; None of a single window."""
 
 
 def evaluate_perplexity(
@@ -92,20 +92,33 @@ def evaluate_perplexity(
 
 def compare_losses(before: PerplexityScore, after: PerplexityScore) -> Gap:
     """How much worse the second score is, window by window, each weighted by its tokens."""
-    return Gap(*compare_parts(before.window_losses, after.window_losses, before.window_tokens))
+    windows = before.window_tokens
+    return Gap(*compare_parts(before.window_losses, after.window_losses, windows, find_block(len(windows))))
+
+
+def find_block(windows: int) -> int:
+    """Neighbouring windows that an error takes as one, because they are often of one article and so alike.
+
+    At most 8, and fewer where less than 8 blocks would be left.
+    """
+    return max(1, min(8, windows // 8))
 
 
 def compare_parts(
-    before: Sequence[float], after: Sequence[float], weights: Sequence[int]
+    before: Sequence[float], after: Sequence[float], weights: Sequence[int], block: int = 1
 ) -> tuple[float, float | None]:
-    """Weighted mean of the second less the first, part by part, and its paired standard error; None of one part."""
+    """Weighted mean of the second less the first, part by part, and its paired standard error; None of one part.
+
+    Each `block` neighbours count as one part in the error (the last block may be smaller).
+    """
     share = torch.tensor(weights, dtype=torch.float64)
     share = share / share.sum()
     differences = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
-    mean, count = (share * differences).sum(), len(differences)
-    if count < 2:
+    mean = (share * differences).sum()
+    blocks = [part.sum() for part in torch.split(share * (differences - mean), block)]
+    if len(blocks) < 2:
         return float(mean), None
-    return float(mean), float(((share * (differences - mean)).square().sum() * count / (count - 1)).sqrt())
+    return float(mean), float((torch.stack(blocks).square().sum() * len(blocks) / (len(blocks) - 1)).sqrt())
 
 
 def _token_losses(model: Any, chunk: Tensor) -> Tensor:

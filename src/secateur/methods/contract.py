@@ -17,7 +17,14 @@ from secateur.capture import LayerStatistics, Sampling, capture, require_rows
 from secateur.errors import InputError
 from secateur.information import mutual_information
 from secateur.models.feedforward import FeedForward
-from secateur.models.gradients import RowLoss, find_target, label_losses, mask_gradients, next_token_losses
+from secateur.models.gradients import (
+    RowLoss,
+    find_target,
+    incoming_gradients,
+    label_losses,
+    mask_gradients,
+    next_token_losses,
+)
 from secateur.models.loading import LoadedModel
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan, MutualInformation, Progress, Update, no_progress
@@ -182,15 +189,19 @@ class PruningContext:
         assert labels is not None
         return lambda logits, number: label_losses(logits, labels[number])
 
-    def row_gradients(self, loss: RowLoss, masks: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+    def row_gradients(
+        self, loss: RowLoss, masks: Sequence[Tensor] | None = None, *, is_incoming: bool = False
+    ) -> tuple[Tensor, ...]:
         """(N, K) float64 a network: the gradient of each calibration row's loss by a factor on each activation.
 
         Args:
             loss: of each row; `row_losses` for the task's own.
-            masks: (K,) a network, the factors that the gradients are taken at; all ones by default.
+            masks: (K,) a network, factors on the activations where the gradients are taken; all ones by default.
+            is_incoming: by a factor on each output of the up projection instead (networks without gates).
         """
         batches, parts = self.calibration.batches, []
-        gradients = mask_gradients(self.loaded.model, self.feedforwards, batches, loss, masks)
+        take = incoming_gradients if is_incoming else mask_gradients
+        gradients = take(self.loaded.model, self.feedforwards, batches, loss, masks)
         for number, found in enumerate(gradients):
             parts.append(found)
             self.progress("taking gradients", number + 1, len(batches))

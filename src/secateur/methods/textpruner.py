@@ -26,8 +26,9 @@ Score = Callable[[Sequence[Tensor] | None], list[Vector]]
 def plan_by_loss(context: PruningContext) -> tuple[LayerPlan, ...]:
     """Keep the highest of sum over rows of |d loss / d m_j|, m_j a factor on the activation.
 
-    That is |sum_k W_kj d loss / d W_kj| of the down projection. The width is reached in `iterations` linear steps,
-    scores taken anew after each.
+    That is |sum_k W_kj d loss / d W_kj| of the down projection. With one width for all networks the same of the up
+    projection's row and bias is added (with a gate it would be the same number twice). The width is reached in
+    `iterations` linear steps, scores taken anew after each.
 
     Source:
         Yang et al., "TextPruner: a model pruning toolkit for pre-trained language models", ACL 2022 (demonstrations).
@@ -39,7 +40,7 @@ def plan_by_loss(context: PruningContext) -> tuple[LayerPlan, ...]:
     def score(masks: Sequence[Tensor] | None) -> list[Vector]:
         whole = masks is None
         gradients = context.task_gradients() if whole else context.row_gradients(context.row_losses, masks)
-        return [values.abs().sum(dim=0).numpy() for values in gradients]
+        return _sum_effects(context, gradients, context.row_losses, masks)
 
     return _prune_in_steps(context, score)
 
@@ -58,24 +59,34 @@ def plan_by_output(context: PruningContext) -> tuple[LayerPlan, ...]:
         with one output, by the squared error; its cross-entropy has no gradient). Rows rather than batches and FFN
         neurons only, as in `textpruner`.
     """
-    model = context.loaded.model
     if context.recipe.as_published:
-        copied = copy.deepcopy(model).half().eval()
-        losses, power = [divergence_from(copied, context.calibration.batches)], 1
-    else:
-        losses, power = _output_losses(context), 2
+        loss = divergence_from(copy.deepcopy(context.loaded.model).half().eval(), context.calibration.batches)
+        return _prune_in_steps(
+            context, lambda masks: _sum_effects(context, context.row_gradients(loss, masks), loss, masks)
+        )
 
     def measure(masks: Sequence[Tensor] | None) -> list[Vector]:
         totals = [np.zeros(ffn.width) for ffn in context.feedforwards]
-        for loss in losses:
+        for loss in _output_losses(context):
             for total, values in zip(totals, context.row_gradients(loss, masks), strict=True):
-                total += values.abs().pow(power).sum(dim=0).numpy()
+                total += values.square().sum(dim=0).numpy()
         return totals
 
     def score(masks: Sequence[Tensor] | None) -> list[Vector]:
-        return measure(masks) if masks is not None else context.once(("own output", power), lambda: measure(None))
+        return measure(masks) if masks is not None else context.once(("own output",), lambda: measure(None))
 
     return _prune_in_steps(context, score)
+
+
+def _sum_effects(
+    context: PruningContext, gradients: Sequence[Tensor], loss: RowLoss, masks: Sequence[Tensor] | None
+) -> list[Vector]:
+    """Magnitudes summed over rows, of `gradients` and, with one width and no gates, of those of the up projections."""
+    scores = [values.abs().sum(dim=0).numpy() for values in gradients]
+    if context.recipe.allocation == "global" or any(ffn.is_gated for ffn in context.feedforwards):
+        return scores
+    incoming = context.row_gradients(loss, masks, is_incoming=True)
+    return [own + values.abs().sum(dim=0).numpy() for own, values in zip(scores, incoming, strict=True)]
 
 
 def list_targets(full: int, final: int, steps: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from secateur.results import LayerPlan, Update
@@ -152,31 +153,44 @@ def keep_masks(feedforwards: Sequence[FeedForward], kept: Sequence[NDArray[np.in
     ]
 
 
-@contextmanager
-def masked(feedforwards: Sequence[FeedForward], masks: Sequence[Tensor]) -> Iterator[None]:
+def masked(feedforwards: Sequence[FeedForward], masks: Sequence[Tensor]) -> AbstractContextManager[None]:
     """Multiply the activations of each feed-forward network by its mask while the context lasts.
 
     A mask is (K,), or (B, K) with one for each row of the batch.
     """
 
     def hook_for(mask: Tensor) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            factors = mask.to(args[0])
-            if mask.ndim == 2:  # activations are (B, T, K), or (B T, K) where the model flattens them
-                shape = args[0].shape
-                return ((args[0].view(len(mask), -1, shape[-1]) * factors[:, None]).view(shape), *args[1:])
-            return (args[0] * factors, *args[1:])
+        return lambda module, args: (_scale(args[0], mask), *args[1:])
 
-        return hook
+    pairs = zip(feedforwards, masks, strict=True)
+    return _removing([ffn.down.register_forward_pre_hook(hook_for(mask)) for ffn, mask in pairs])
 
-    handles = []
+
+def masked_inside(feedforwards: Sequence[FeedForward], masks: Sequence[Tensor]) -> AbstractContextManager[None]:
+    """As `masked`, of what each up projection gives before the activation function; without gates."""
+
+    def hook_for(mask: Tensor) -> Any:
+        return lambda module, args, output: _scale(output, mask)
+
+    pairs = zip(feedforwards, masks, strict=True)
+    return _removing([ffn.up.register_forward_hook(hook_for(mask)) for ffn, mask in pairs])
+
+
+@contextmanager
+def _removing(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
     try:
-        for ffn, mask in zip(feedforwards, masks, strict=True):
-            handles.append(ffn.down.register_forward_pre_hook(hook_for(mask)))
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
+
+
+def _scale(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (B, T, K), or (B T, K) where the model flattens them, times a mask (K,), or (B, K)."""
+    factors = mask.to(values)
+    if mask.ndim == 1:
+        return values * factors
+    return (values.view(len(mask), -1, values.shape[-1]) * factors[:, None]).view(values.shape)
 
 
 @contextmanager

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.models.feedforward import FeedForward, masked
+from secateur.models.feedforward import FeedForward, masked, masked_inside
 
 Target = Literal["next token", "class", "number"]
 RowLoss = Callable[[Tensor, int], Tensor]
@@ -115,13 +116,37 @@ def mask_gradients(
     Cost:
         A forward and a backward pass through the activations; no gradient of a weight is made.
     """
+    starts = masks or [torch.ones(ffn.width) for ffn in feedforwards]
+    yield from _factor_gradients(model, batches, loss, starts, partial(masked, feedforwards))
+
+
+def incoming_gradients(
+    model: Any,
+    feedforwards: Sequence[FeedForward],
+    batches: Sequence[Mapping[str, Tensor]],
+    loss: RowLoss,
+    masks: Sequence[Tensor] | None = None,
+) -> Iterator[list[Tensor]]:
+    """As `mask_gradients`, by a factor on what the up projection gives each neuron, bias included; without gates."""
+    starts = [torch.ones(ffn.width) for ffn in feedforwards]
+    with masked(feedforwards, masks) if masks else nullcontext():
+        yield from _factor_gradients(model, batches, loss, starts, partial(masked_inside, feedforwards))
+
+
+def _factor_gradients(
+    model: Any,
+    batches: Sequence[Mapping[str, Tensor]],
+    loss: RowLoss,
+    starts: Sequence[Tensor],
+    scaled: Callable[[Sequence[Tensor]], AbstractContextManager[None]],
+) -> Iterator[list[Tensor]]:
+    """For each batch, the gradient of each row's loss by the factors of the context `scaled`, at `starts`."""
     device = next(model.parameters()).device
     for number, batch in enumerate(batches):
         inputs = {name: value.to(device) for name, value in batch.items()}
         rows = len(next(iter(inputs.values())))
-        starts = masks or [torch.ones(ffn.width) for ffn in feedforwards]
         factors = [start.to(device, torch.float32).repeat(rows, 1).requires_grad_() for start in starts]
-        with frozen(model), torch.enable_grad(), masked(feedforwards, factors):
+        with frozen(model), torch.enable_grad(), scaled(factors):
             total = loss(read_logits(model, inputs), number).sum()
             found = torch.autograd.grad(total, factors)
         yield [gradient.double().cpu() for gradient in found]
