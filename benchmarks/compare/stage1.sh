@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 1: every method that needs no labels, and llm-pruner, on SmolLM2-135M and WikiText-2. Goes on where it was stopped.
+# Stage 1: methods that take no gradients, and llm-pruner, on SmolLM2-135M and WikiText-2. Goes on where it was stopped.
 set -euo pipefail
 out="${1:-out/compare}"
 common=(--keep 0.9,0.8,0.6,0.4 --refit both --allocation both --calibration "$SECATEUR_DATA/wikitext2/validation.tokens.txt"
