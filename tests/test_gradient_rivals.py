@@ -225,6 +225,17 @@ class TestTextPruner:
                 return
         raise AssertionError("no width where it matters")
 
+    def test_rows_of_the_up_projections_are_scored_in_the_model_as_it_is_pruned_then(self):
+        context = open_on("bert", "textpruner", iterations=2)
+        masks = keep_masks(context.feedforwards, [np.arange(0, 24, 2)] * len(context.feedforwards))
+        pruned = copy.deepcopy(context.loaded.model)
+        for ffn, mask in zip(find_feedforwards(pruned, context.loaded.family), masks, strict=True):
+            ffn.down.weight.data *= mask
+        parts = [incoming_effects(pruned, row, task_loss) for row in rows_of(context)]
+        found = context.row_gradients(context.row_losses, masks, is_incoming=True)
+        for values, *of_rows in zip(found, *parts, strict=True):
+            assert torch.allclose(values, torch.stack(of_rows), rtol=1e-3, atol=1e-5)
+
     def test_under_one_budget_the_down_projection_alone_counts(self):
         context = open_on("bert", "textpruner", iterations=1, allocation="global")
         scores = np.concatenate(sum_effects(context, task_loss, 1))

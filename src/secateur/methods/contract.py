@@ -17,14 +17,7 @@ from secateur.capture import LayerStatistics, Sampling, capture, require_rows
 from secateur.errors import InputError
 from secateur.information import mutual_information
 from secateur.models.feedforward import FeedForward
-from secateur.models.gradients import (
-    RowLoss,
-    find_target,
-    incoming_gradients,
-    label_losses,
-    mask_gradients,
-    next_token_losses,
-)
+from secateur.models.gradients import RowLoss, find_target, label_losses, mask_gradients, next_token_losses
 from secateur.models.loading import LoadedModel
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan, MutualInformation, Progress, Update, no_progress
@@ -200,8 +193,7 @@ class PruningContext:
             is_incoming: by a factor on each output of the up projection instead (networks without gates).
         """
         batches, parts = self.calibration.batches, []
-        take = incoming_gradients if is_incoming else mask_gradients
-        gradients = take(self.loaded.model, self.feedforwards, batches, loss, masks)
+        gradients = mask_gradients(self.loaded.model, self.feedforwards, batches, loss, masks, is_incoming=is_incoming)
         for number, found in enumerate(gradients):
             parts.append(found)
             self.progress("taking gradients", number + 1, len(batches))

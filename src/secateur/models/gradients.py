@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -103,6 +102,8 @@ def mask_gradients(
     batches: Sequence[Mapping[str, Tensor]],
     loss: RowLoss,
     masks: Sequence[Tensor] | None = None,
+    *,
+    is_incoming: bool = False,
 ) -> Iterator[list[Tensor]]:
     """For each batch, (B, K) float64 a network: the gradient of each row's loss by a factor on each activation.
 
@@ -111,42 +112,21 @@ def mask_gradients(
         feedforwards: the networks.
         batches: keyword arguments of the forward pass.
         loss: of each row.
-        masks: (K,) a network, the factors that the gradients are taken at; all ones by default.
+        masks: (K,) a network, factors on the activations where the gradients are taken; all ones by default.
+        is_incoming: by a factor on each output of the up projection, bias included (networks without gates).
 
     Cost:
         A forward and a backward pass through the activations; no gradient of a weight is made.
     """
-    starts = masks or [torch.ones(ffn.width) for ffn in feedforwards]
-    yield from _factor_gradients(model, batches, loss, starts, partial(masked, feedforwards))
-
-
-def incoming_gradients(
-    model: Any,
-    feedforwards: Sequence[FeedForward],
-    batches: Sequence[Mapping[str, Tensor]],
-    loss: RowLoss,
-    masks: Sequence[Tensor] | None = None,
-) -> Iterator[list[Tensor]]:
-    """As `mask_gradients`, by a factor on what the up projection gives each neuron, bias included; without gates."""
-    starts = [torch.ones(ffn.width) for ffn in feedforwards]
-    with masked(feedforwards, masks) if masks else nullcontext():
-        yield from _factor_gradients(model, batches, loss, starts, partial(masked_inside, feedforwards))
-
-
-def _factor_gradients(
-    model: Any,
-    batches: Sequence[Mapping[str, Tensor]],
-    loss: RowLoss,
-    starts: Sequence[Tensor],
-    scaled: Callable[[Sequence[Tensor]], AbstractContextManager[None]],
-) -> Iterator[list[Tensor]]:
-    """For each batch, the gradient of each row's loss by the factors of the context `scaled`, at `starts`."""
     device = next(model.parameters()).device
+    ones = [torch.ones(ffn.width) for ffn in feedforwards]
+    starts, scaled = (ones, masked_inside) if is_incoming else (masks or ones, masked)
     for number, batch in enumerate(batches):
         inputs = {name: value.to(device) for name, value in batch.items()}
         rows = len(next(iter(inputs.values())))
         factors = [start.to(device, torch.float32).repeat(rows, 1).requires_grad_() for start in starts]
-        with frozen(model), torch.enable_grad(), scaled(factors):
+        fixed = masked(feedforwards, masks) if is_incoming and masks else nullcontext()
+        with frozen(model), torch.enable_grad(), fixed, scaled(feedforwards, factors):
             total = loss(read_logits(model, inputs), number).sum()
             found = torch.autograd.grad(total, factors)
         yield [gradient.double().cpu() for gradient in found]
