@@ -4,7 +4,7 @@
 
 For each fraction kept: the gap to the dense model in nats a token (mean over draws), ours over theirs, and the
 difference with its standard error, as `secateur compare` tells it: paired over blocks of neighbouring windows and over
-the draws that both have.
+the draws that both have. Last, how the differences of neighbouring windows correlate, which is why blocks are counted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from secateur.compare.entries import Entry, as_entry
 from secateur.compare.quality import PERPLEXITY
@@ -51,8 +53,17 @@ def main() -> None:
             less, error = compare_groups(theirs, mine, PERPLEXITY)
             print(
                 f"  {name:45s} {gap:.4f}  x {find_gap(mine, dense) / gap:.3f}  {less:+.4f} +- {error:.4f}, "
-                f"{len(draws)} draws"
+                f"{len(draws)} draws, neighbours {correlate_neighbours(theirs, mine):+.2f}"
             )
+
+
+def correlate_neighbours(first: Sequence[Entry], second: Sequence[Entry]) -> float:
+    """Correlation of the two rows' difference on a window with that on the next one, mean over draws."""
+    found = []
+    for one, two in zip(*(sorted(group, key=lambda entry: entry.trial) for group in (first, second)), strict=True):
+        less = np.subtract(two.parts, one.parts)
+        found.append(np.corrcoef(less[:-1], less[1:])[0, 1])
+    return float(np.mean(found))
 
 
 def find_gap(entries: Sequence[Entry], dense: float) -> float:

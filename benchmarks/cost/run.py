@@ -4,7 +4,7 @@
 
 SmolLM2-135M in float32 from safetensors, the defaults of `prune` (32,768 calibration tokens, keep 0.8, refitted) on
 WikiText-2's validation text: reading, measuring, choosing, refitting, writing and verifying. A process for each run,
-the methods in turns. Memory is the highest resident size less that after the imports.
+the methods in turns. Memory is the highest resident size less that after the imports. Goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -28,6 +30,7 @@ from secateur.checkpoint.manifest import find_versions
 RESULTS = Path(__file__).with_name("results.json")
 TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2" / "validation.tokens.txt"
 WAYS = {
+    "flap, not refitted": {"method": "flap", "refit": False},
     "flap": {"method": "flap"},
     "flap, refitted at once": {"method": "flap", "in_turn": False},
     "secateur": {},
@@ -58,19 +61,28 @@ def main() -> None:
         print(json.dumps(measure(Path(asked.child[0]), asked.child[1])))
         return
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    if RESULTS.exists():
+        runs |= json.loads(RESULTS.read_text())["runs"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         secateur.prune("smollm2", keep=1.0, refit=False, method="magnitude", dtype="float32").save(folder / "dense")
         weights = sum(path.stat().st_size for path in (folder / "dense").glob("*.safetensors"))
-        for _ in range(asked.repetitions):
-            for way, found in runs.items():
-                command = [sys.executable, __file__, "--child", name, way]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                found.append(json.loads(done.stdout.splitlines()[-1]))
-                print(way, found[-1], flush=True)
+        for repetition, way in product(range(asked.repetitions), WAYS):
+            if len(runs[way]) > repetition:
+                continue
+            command = [sys.executable, __file__, "--child", name, way]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            runs[way].append(json.loads(done.stdout.splitlines()[-1]))
+            print(way, runs[way][-1], flush=True)
+            write(runs, weights)
+
+
+def write(runs: Mapping[str, list[dict[str, float]]], weights: int) -> None:
+    """What was measured so far, and medians."""
     medians = {
         way: {key: statistics.median(run[key] for run in found) for key in ("seconds", "peak_mb")}
         for way, found in runs.items()
+        if found
     }
     document = {"model_mb": weights / 1e6, "medians": medians, "runs": runs, "versions": find_versions()}
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
