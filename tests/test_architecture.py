@@ -21,6 +21,7 @@ ORDER = [
     "calibration",
     "capture",
     "walking",
+    "probing",
     "refit",
     "rescaling",
     "refitting",

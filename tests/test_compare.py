@@ -24,7 +24,7 @@ from secateur.compare.tables import compare_groups, gap_rows, make_rows
 from secateur.compare.trials import Bench, Trial, biased
 from secateur.errors import InputError
 from secateur.evaluation.perplexity import evaluate_perplexity
-from secateur.methods import METHODS
+from secateur.methods import METHODS, contract
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import load_model
 from secateur.models.sizes import measure_size
@@ -93,6 +93,19 @@ class TestResuming:
         result = compare(settings_in(place, tmp_path, methods="secateur,random", refit="on"))
         assert {row.method for row in result.rows} == {"secateur", "random"}
         assert result.content["trials"][0]["seconds_measuring"] is None
+
+    def test_activations_are_captured_once_for_all_who_are_refitted_at_once(self, place, tmp_path, monkeypatch):
+        captured, real = [], contract.capture
+        monkeypatch.setattr(contract, "capture", lambda *a, **k: captured.append(1) or real(*a, **k))
+        compare(settings_in(place, tmp_path, methods="flap,importance,random", refit="on", in_turn=False))
+        assert len(captured) == 1
+
+    def test_a_refit_at_once_is_not_warned_of_first_tokens(self, place, tmp_path):
+        given = {"task": "sst2", "model": "bert", "methods": "importance", "refit": "on"}
+        results = [compare(settings_in(place, tmp_path, in_turn=turn, **given)) for turn in (True, False)]
+        few, calm = (any("few for a refit" in warning for warning in result.warnings) for result in results)
+        assert few
+        assert not calm
 
     def test_missing_damaged_and_differing_cells_alone_are_run(self, place, tmp_path, monkeypatch):
         settings = settings_in(place, tmp_path, methods="random,flap")

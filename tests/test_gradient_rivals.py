@@ -347,24 +347,22 @@ class TestMaskTuning:
         updates = rescale(context, kept, [np.arange(18), np.arange(18)])
         masks = keep_masks(context.feedforwards, kept)
         for place, stay in enumerate(kept):
-            first_only = case == "bert" and place == 1
             columns = context.down_columns(place).double()
-            wanted = self.solve(context, case, place, (stay, masks, teacher), first_only=first_only)
+            wanted = self.solve(context, case, place, (stay, masks, teacher))
             assert (wanted - 1).abs().max() > 0.01
             assert torch.allclose(updates[place].weight.double(), columns[stay] * wanted[:, None], atol=1e-4)
             masks[place][stay] = wanted.float()
 
-    def solve(self, context, case, place, pruning, *, first_only):
+    def solve(self, context, case, place, pruning):
         """The same from a tall matrix with one column for each neuron."""
         stay, masks, teacher = pruning
         model, rows, targets = context.loaded.model, [], []
         bias = context.feedforwards[place].output_bias().double() if case == "bert" else 0
         for row in rows_of(context):
-            tokens = slice(1 if first_only else None)
             _, output, residual = look(model, case, place, row, masks=teacher)
             z, _, own_residual = look(model, case, place, row, masks=masks)
-            rows.append((z[tokens, stay, None] * context.down_columns(place)[stay]).permute(0, 2, 1))  # (n, H, k)
-            targets.append((output + residual - own_residual - bias)[tokens])
+            rows.append((z[:, stay, None] * context.down_columns(place)[stay]).permute(0, 2, 1))  # (n, H, k)
+            targets.append(output + residual - own_residual - bias)
         tall, target = torch.cat(rows).flatten(0, 1), torch.cat(targets).flatten()
         system, rest = tall.T @ tall, tall.T @ target - (tall.T @ tall).sum(dim=1)
         return 1 + torch.linalg.solve(system @ system + torch.eye(len(stay)), system @ rest)

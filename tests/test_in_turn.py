@@ -9,22 +9,23 @@ import transformers
 
 import secateur
 import tiny
+from secateur import probing
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.methods.secateur import FLOOR, Profile, allocate, find_removals, measure_profiles, measure_whole
-from secateur.methods.sensitivity import Probe, hold_out
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
 from secateur.models.loading import hash_weights, wrap_model
 from secateur.models.sublayers import read_sublayer
 from secateur.pipeline import as_plan, make_plan, open_context, refit_layers
+from secateur.probing import Probe, hold_out
 from secateur.recipe import make_recipe
 from secateur.refit import LEAST_HOLD, Drift
 from secateur.refitting import Measured
 from secateur.results import LayerPlan, Update
 from secateur.selection.allocation import allocate_widths
-from secateur.walking import Stream, Walk
+from secateur.walking import PrunedStream, Stream, Walk
 
 WIDTH = 12
 
@@ -256,6 +257,19 @@ def test_all_tokens_count_in_a_classifiers_last_network_if_its_head_takes_their_
     assert context.sampling == ("cls" if pooling == "cls" else "tokens")
 
 
+@pytest.mark.parametrize(
+    "changed", [{"noise": 1.0}, {"ridge": 1.0}, {"information": False}, {"token_noise": 0.5}, {"keep": 0.03}]
+)
+def test_what_was_measured_under_one_recipe_is_not_taken_for_what_another_asks(changed):
+    used = open_on("llama", allocation="global")
+    make_plan(used)
+    fresh = open_on("llama", allocation="global", **changed)
+    found = make_plan(used.under(fresh.recipe, fresh.width)).layers
+    for one, other in zip(found, make_plan(fresh).layers, strict=True):
+        assert one.kept.tolist() == other.kept.tolist()
+        assert torch.equal(one.update.weight, other.update.weight)
+
+
 class TestAllocation:
     """One budget for all networks."""
 
@@ -321,7 +335,7 @@ class TestProbe:
 
     def test_the_distance_of_a_head_is_the_divergence_of_what_it_says(self):
         context = open_on("llama")
-        probe = Probe(context.loaded, context.calibration.batches, "tokens")
+        probe = Probe(context.loaded, context.calibration.batches)
         assert probe.distance() == 0
         plan = make_plan(context)
         before = self.log_probabilities(context)
@@ -333,6 +347,8 @@ class TestProbe:
     def test_rows_to_try_a_model_on_are_not_those_that_it_is_fitted_to(self, case, rows):
         model = tiny.make_model(case)
         given = [tiny.make_inputs(model, rows=4, tokens=16, seed=seed) for seed in range(10)]
+        if case == "llama":
+            given = [{"input_ids": batch["input_ids"]} for batch in given]  # padded rows are no running text
         context = open_context(wrap_model(model), given, make_recipe({}))
         held, fitted = hold_out(context.calibration, 3)
         assert (held.rows, fitted.rows) == (rows, 40 - rows)
@@ -359,17 +375,17 @@ class TestProbe:
         made = tiny.make_model("bert")
         model = getattr(transformers, f"Bert{class_name}")(made.config).eval()
         context = open_on("bert", model=model)
-        probe = Probe(context.loaded, context.calibration.batches, "tokens")
+        probe = Probe(context.loaded, context.calibration.batches)
         assert probe.are_distributions is are
 
     def test_a_model_with_two_stacks_is_judged_by_what_it_says(self):
         context = open_on("t5")
-        assert Probe(context.loaded, context.calibration.batches, "tokens").are_distributions
+        assert Probe(context.loaded, context.calibration.batches).are_distributions
 
     @pytest.mark.parametrize("case", ["llama", "gpt2", "bert", "distilbert"])
     def test_layers_before_the_network_that_changes_do_not_run_again(self, case):
         context = open_on(case)
-        whole, probe = (Probe(context.loaded, context.calibration.batches, "tokens") for _ in range(2))
+        whole, probe = (Probe(context.loaded, context.calibration.batches) for _ in range(2))
         (first, last), (_, cut), ran = context.feedforwards, make_plan(context).layers, []
         probe.go_to(last)
         first.down.register_forward_hook(lambda *_: ran.append(1))
@@ -380,6 +396,35 @@ class TestProbe:
         assert found > 0
         assert ran
 
+    def test_padded_rows_of_a_language_model_are_tried_like_separate_ones_on_their_real_tokens(self, monkeypatch):
+        monkeypatch.setattr(probing, "WINDOW", 4)
+        model, mask = tiny.make_model("llama"), torch.zeros(4, 12, dtype=torch.int64)
+        for row, length in enumerate((2, 3, 7, 12)):
+            mask[row, 12 - length :] = 1  # padded on the left
+        ids = tiny.make_inputs(model, rows=4, tokens=12)["input_ids"]
+        context = open_context(wrap_model(model), [{"input_ids": ids, "attention_mask": mask}], make_recipe({}))
+        assert not context.calibration.is_running
+        probe = Probe(context.loaded, context.calibration.batches)
+        assert [len(part) for part in self.outputs_of(probe)] == [2, 3, 4, 4]
+
+    def test_of_a_long_text_a_few_windows_are_looked_at_and_of_many_outputs_a_few(self, monkeypatch):
+        for name, value in (("WINDOWS", 2), ("ROWS", 3), ("WINDOW", 7), ("TOKENS", 3)):
+            monkeypatch.setattr(probing, name, value)
+        for case, rows, read in (("llama", 2, [3, 3]), ("roberta", 3, [3])):
+            model = tiny.make_model(case)
+            ids = torch.randint(3, tiny.VOCABULARY, (64, 9), generator=torch.Generator().manual_seed(0))
+            context = open_context(wrap_model(model), [{"input_ids": ids}], make_recipe({}))
+            held, _ = hold_out(context.calibration, 0)
+            assert held.rows == rows
+            probe = Probe(context.loaded, held.batches)
+            assert [len(part) for part in self.outputs_of(probe)] == read
+            if case == "llama":  # every third of seven
+                wanted = tiny.outputs(model, {"input_ids": ids[-2:]})[0, :7:3].log_softmax(dim=-1)
+                assert torch.allclose(self.outputs_of(probe)[0], wanted, atol=1e-4)
+
+    def outputs_of(self, probe):
+        return probe._before
+
     def log_probabilities(self, context):
         parts = []
         for batch in context.calibration.batches:
@@ -389,7 +434,7 @@ class TestProbe:
     def test_of_hidden_states_it_is_the_share_of_their_variance(self):
         model = tiny.make_model("bert").bert
         context = open_on("bert", model=model)
-        probe = Probe(context.loaded, context.calibration.batches, "tokens")
+        probe = Probe(context.loaded, context.calibration.batches)
         assert probe.distance() == 0
         with torch.no_grad():  # the last norm moves all states by 1
             model.encoder.layer[1].output.LayerNorm.bias.add_(1.0)
@@ -423,16 +468,12 @@ def test_what_is_read_behind_a_settled_network_is_what_the_cut_model_gives(case,
     given = [tiny.make_inputs(model, rows=rows, seed=seed) for seed in range(8)]  # padded if there are several rows
     context = open_context(wrap_model(model), given, make_recipe({"keep": 0.5, "round_to": 1, "in_turn": False}))
     (first, second), (layer, _), ran = context.feedforwards, make_plan(context).layers, []
-    settled = []
-    stream = Stream(
-        context.loaded, given, lambda: replaced([first] * len(settled), [layer] * len(settled)), settles=True
-    )
+    stream = PrunedStream(context.loaded, context.feedforwards, given)
     stream.go_to(first)
     for number in range(8):
         stream.read(number)
     first.down.register_forward_hook(lambda *_: ran.append(1))
-    stream.settle(layer)
-    settled.append(True)
+    stream.prune(layer)
     stream.go_to(second)
     assert len(ran) == (0 if rows == 1 and case != "bert" else 8)
     for number, wanted in enumerate(read_all(cut_copy(context, [layer]), 1, given)):

@@ -12,7 +12,7 @@ import tiny
 from secateur.cells import Cell
 from secateur.cli import run
 from secateur.errors import InputError
-from secateur.methods import find_method
+from secateur.methods import METHODS, find_method
 from secateur.models.loading import load_model
 from secateur.paper import seeds, sensitivity
 from secateur.paper.bench import (
@@ -135,6 +135,15 @@ class TestTable2:
             assert len(best) == 1
             assert means[best[0]] == max(means.values())
         assert "standard errors" in document.markdown
+
+    def test_a_choice_is_made_once_for_both_rows(self, place, tmp_path, few, monkeypatch):
+        method, chosen = METHODS["paper"], []
+        counted = replace(method, plan=lambda context: chosen.append(1) or method.plan(context))
+        monkeypatch.setitem(METHODS, "paper", counted)
+        document, _ = run_experiment("table2", study_in(place, tmp_path, tasks="sst2"))
+        cell = next(cell for cell in document.content["cells"] if cell["method"] == "paper")
+        assert len(chosen) == 1
+        assert len({entry["seconds_choosing"] for entry in cell["entries"]}) == 1
 
     def test_a_refit_changes_the_weights_and_says_by_how_much(self, place, tmp_path, few):
         document, _ = run_experiment("table2", study_in(place, tmp_path, tasks="stsb"))

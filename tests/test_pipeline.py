@@ -89,6 +89,8 @@ class TestPrune:
         for changes in (wide, {**settings, "method": "magnitude", "in_turn": False}):
             result = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), **changes)
             assert not any("few for a refit" in warning for warning in result.warnings)
+        one = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), layers="0", **settings)
+        assert not any("few for a refit" in warning for warning in one.warnings)  # the last network is left alone
 
     def test_a_saturated_kernel_is_reported_with_its_remedy(self):
         class_name, config_name, settings, _ = tiny.CASES["llama"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.refit import LEAST_HOLD, refit_down, relative_output_error
+from secateur.refit import LEAST_HOLD, Drift, refit_down, relative_output_error
 
 
 def layer(rows=400, neurons=12, outputs=5, seed=0, offset=0.0):
@@ -76,6 +76,23 @@ def test_relative_error_is_that_of_the_outputs_and_falls_with_the_refit():
     assert abs(relative_output_error(moments, w, KEPT, mean=mean) - cut) < 1e-9
     assert abs(relative_output_error(moments, w, KEPT, update, mean=mean) - refit) < 1e-6
     assert refit < cut
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("is_refitted", [False, True])
+def test_relative_error_counts_what_was_lacking_before(has_bias, is_refitted):
+    z, w = layer(offset=1.0)
+    d = 0.3 * z[:, :1] + torch.randn(len(z), 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
+    moments, mean = z.T @ z / len(z), z.mean(dim=0)
+    drift = Drift(z.T @ d / len(z), d.mean(dim=0), float(d.square().sum(dim=1).mean()))
+    bias = torch.zeros(5, dtype=torch.float64) if has_bias else None
+    update = refit_down(moments, w, KEPT, ridge=0.1, mean=mean, bias=bias, drift=drift, dtype=torch.float64)
+    left = z @ w + d - z[:, KEPT] @ (update.weight if is_refitted else w[KEPT])
+    if is_refitted and has_bias:
+        left = left - update.bias
+    wanted = left.square().sum() / (z @ w + d).square().sum()
+    found = relative_output_error(moments, w, KEPT, update if is_refitted else None, mean=mean, drift=drift)
+    assert found == pytest.approx(float(wanted), rel=1e-6)
 
 
 def test_relative_error_with_a_bias_counts_what_the_bias_makes_up_for():

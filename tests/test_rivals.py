@@ -7,14 +7,14 @@ import torch
 import tiny
 from secateur.calibration import Calibration
 from secateur.errors import InputError
-from secateur.methods import METHODS, check_recipe
+from secateur.methods import METHODS, check_recipe, contract
 from secateur.methods.kcm import rank_representatives
 from secateur.methods.magnitude import SCORES
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import masked, replaced
 from secateur.models.loading import wrap_model
-from secateur.pipeline import as_plan, open_context
+from secateur.pipeline import as_plan, needs_statistics, open_context
 from secateur.recipe import make_recipe
 from secateur.selection.elimination import order_removals
 from secateur.selection.ranking import select_overall
@@ -263,6 +263,17 @@ def test_one_budget_is_met_exactly_and_the_cut_model_is_the_masked_one(name):
     expected = tiny.masked_outputs(model, plan, batch)
     cut_(model, context.loaded.family, plan)
     assert torch.allclose(tiny.outputs(model, batch), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_activations_are_measured_for_a_method_if_and_only_if_it_looks_at_them(name, monkeypatch):
+    model, looked, real = tiny.make_model("bert"), [], contract.capture
+    monkeypatch.setattr(contract, "capture", lambda *a, **k: looked.append(1) or real(*a, **k))
+    labels = torch.tensor([0, 1, 1])
+    given = [{**tiny.make_inputs(model, rows=3, tokens=12, seed=seed), "labels": labels} for seed in range(6)]
+    recipe = make_recipe({"method": name, "keep": 0.5, "round_to": 1, "refit": False, "seeds": 1})
+    METHODS[name].plan(open_context(wrap_model(model, tiny.make_tokenizer()), given, recipe))
+    assert bool(looked) is needs_statistics(recipe)
 
 
 def test_a_method_without_global_allocation_says_which_have_one():

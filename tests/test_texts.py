@@ -192,6 +192,26 @@ class TestReplacedTokens:
         assert torch.equal(drawn[0], drawn[2])
         assert not torch.equal(drawn[0], drawn[1])
 
+    def test_the_draw_does_not_depend_on_batches_and_padding(self):
+        loaded = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
+        texts = [f"{word} and " + "some more words " * (place % 5) for place, word in enumerate(dir(secateur) * 9)]
+        found = []
+        for size in (1, 8):
+            before = prepare_calibration(texts, loaded, Recipe(calibration_tokens=4096, batch_size=size))
+            after = replace_tokens(before, loaded, 0.25, 0)
+            rows = ((b["input_ids"], b["attention_mask"].bool()) for b in after.batches)
+            found.append([row[real].tolist() for ids, mask in rows for row, real in zip(ids, mask, strict=True)])
+        assert found[0] == found[1]
+
+    def test_ids_stay_in_the_number_format_that_they_came_in(self):
+        model = tiny.make_model("llama")
+        loaded = wrap_model(model, tiny.make_tokenizer())
+        ids = tiny.make_inputs(model, rows=4, tokens=20)["input_ids"].int()
+        before = prepare_calibration([{"input_ids": ids}], loaded, Recipe())
+        (batch,) = replace_tokens(before, loaded, 0.5, 0).batches
+        assert batch["input_ids"].dtype == torch.int32
+        assert not torch.equal(batch["input_ids"], ids)
+
     def test_without_a_share_or_token_ids_the_batches_are_the_same_ones(self):
         _, before, after = self.replace(share=0.0)
         assert after is before
@@ -211,6 +231,9 @@ def test_wrong_calibration_from_python_is_named():
         prepare(["a", 1])
     with pytest.raises(InputError, match="batch 0 must be a mapping"):
         prepare([5])
+    ids = torch.ones(3, 5, dtype=torch.int64)
+    with pytest.raises(InputError, match=r"for each row first, got input_ids \(3, 5\), position_ids \(1, 5\)"):
+        prepare([{"input_ids": ids, "position_ids": ids[:1]}])
     with pytest.raises(InputError, match="batch 0 is empty"):
         prepare([{}])
     with pytest.raises(InputError, match="can't be a path"):

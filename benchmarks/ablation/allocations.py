@@ -14,7 +14,7 @@ from secateur.calibration import Calibration
 from secateur.methods import PruningContext, secateur
 from secateur.methods.flap import score_by_fluctuation
 from secateur.methods.secateur import find_profiles, measure_profiles
-from secateur.methods.sensitivity import hold_out
+from secateur.probing import hold_out
 from secateur.selection.allocation import allocate_widths
 from secateur.selection.ranking import select_overall
 

@@ -18,10 +18,10 @@ from run import BASE
 
 from secateur.checkpoint.manifest import find_versions
 from secateur.methods.secateur import find_removals, leave_out, measure_whole
-from secateur.methods.sensitivity import Probe, hold_out
 from secateur.models.feedforward import replaced
 from secateur.models.loading import load_model
 from secateur.pipeline import open_context
+from secateur.probing import Probe, hold_out
 from secateur.recipe import make_recipe
 from secateur.refitting import refit_network
 
@@ -36,7 +36,7 @@ def main() -> None:
     context = open_context(load_model("smollm2", dtype="float32"), None, make_recipe(BASE))
     loaded, seed = context.loaded, context.recipe.seed
     held, rest = hold_out(context.noised, seed)
-    probes = [Probe(loaded, rows.batches, context.sampling) for rows in (rest.sample_rows(held.rows, seed), held)]
+    probes = [Probe(loaded, rows.batches) for rows in (rest.sample_rows(held.rows, seed), held)]
     found = []
     for ffn, measured in zip(context.feedforwards, measure_whole(context, rest), strict=True):
         counts = [ffn.width - round(keep * ffn.width) for keep in KEEPS]

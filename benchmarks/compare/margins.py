@@ -31,8 +31,9 @@ def read_rows(paths: Sequence[Path]) -> tuple[float, dict[float, dict[str, list[
         for entry in map(as_entry, content["cells"]):
             assert entry is not None
             found[entry.keep][f"{entry.method}, {entry.allocation}, {entry.correction}"].append(entry)
-    (only,) = dense
-    return only, found
+    if len(dense) > 1:
+        raise SystemExit(f"these results are of different models or texts: {dense} nats a token before pruning")
+    return dense.pop(), found
 
 
 def main() -> None:
@@ -44,7 +45,9 @@ def main() -> None:
     asked = parser.parse_args()
     dense, found = read_rows(asked.paths)
     for keep, rows in sorted(found.items(), reverse=True):
-        ours = rows.pop(f"{asked.method}, {asked.allocation}, refit")
+        ours = rows.pop(f"{asked.method}, {asked.allocation}, refit", None)
+        if ours is None:
+            raise SystemExit(f"no refitted row of {asked.method}, {asked.allocation}, at keep {keep}")
         print(f"keep {keep}: {asked.method}, {asked.allocation}, refit: {find_gap(ours, dense):.4f}, {len(ours)} draws")
         for name, entries in sorted(rows.items(), key=lambda item: find_gap(item[1], dense)):
             draws = {entry.trial for entry in ours} & {entry.trial for entry in entries}

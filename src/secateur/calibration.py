@@ -219,7 +219,7 @@ def replace_tokens(calibration: Calibration, loaded: LoadedModel, share: float, 
             tokens = row[real].numpy()
             goes = (generator.random(len(tokens)) < share) & ~np.isin(tokens, special)
             drawn = generator.choice(ordinary, len(tokens))
-            row[real] = torch.from_numpy(np.where(goes, drawn, tokens))
+            row[real] = torch.from_numpy(np.where(goes, drawn, tokens)).to(ids.dtype)
         batches.append({**batch, "input_ids": ids})
     return replace(calibration, batches=tuple(batches))
 
@@ -259,8 +259,7 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
         if "labels" in batch:
             labels.append(batch["labels"])
             batch = {name: value for name, value in batch.items() if name != "labels"}
-        if not batch:
-            raise InputError(f"calibration batch {number} is empty")
+        _check_rows(batch, number)
         rows += _count_rows(batch)
         mask = batch.get("attention_mask", batch.get("input_ids"))
         tokens += 0 if mask is None else int((mask != 0).sum()) if "attention_mask" in batch else mask.numel()
@@ -269,8 +268,18 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
     summary = CalibrationSummary(f"{len(given)} batches", rows, tokens, "nothing", digest.hexdigest())
     if labels and len(labels) < len(batches):
         raise InputError(f"either all calibration batches have labels or none, got {len(labels)} of {len(batches)}")
-    is_running = loaded.family.kind == "decoder" and not labels
+    has_padding = any(not bool(batch["attention_mask"].all()) for batch in batches if "attention_mask" in batch)
+    is_running = loaded.family.kind == "decoder" and not labels and not has_padding
     return Calibration(tuple(batches), summary, tuple(labels) if labels else None, is_running)
+
+
+def _check_rows(batch: Batch, number: int) -> None:
+    if not batch:
+        raise InputError(f"calibration batch {number} is empty")
+    rows = {name: tuple(value.shape[:1]) for name, value in batch.items()}
+    if len(set(rows.values())) > 1 or () in rows.values():
+        told = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        raise InputError(f"calibration batch {number}: each tensor must have one entry for each row first, got {told}")
 
 
 def hash_rows(rows: Sequence[Sequence[int]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur.encoding import Batch
 from secateur.errors import InputError
 from secateur.models.feedforward import FeedForward
+from secateur.models.outputs import as_inputs
 from secateur.results import Progress, no_progress
 
 Sampling = Literal["cls", "tokens", "mean"]
@@ -217,10 +218,9 @@ def capture(
         One forward pass, and n K^2 multiply-adds a layer for the second moments. Memory does not grow with the text.
     """
     fitters = [StatisticsFitter(f.width, samples, seed, with_second_moments=with_second_moments) for f in feedforwards]
-    device = next(model.parameters()).device
     for number, batch in enumerate(batches):
-        inputs = {name: value.to(device) for name, value in batch.items()}
-        with torch.inference_mode(), watched(feedforwards, fitters, inputs, sampling), running(number):
+        inputs = as_inputs(model, batch)
+        with torch.inference_mode(), watched(feedforwards, fitters, inputs, sampling), blaming_batch(number):
             run_body(model, inputs)
         progress("measuring activations", number + 1, len(batches))
     statistics = tuple(fitter.finish() for fitter in fitters)
@@ -230,7 +230,7 @@ def capture(
 
 
 @contextmanager
-def running(number: int) -> Iterator[None]:
+def blaming_batch(number: int) -> Iterator[None]:
     """While the model runs that batch of calibration, its errors are the caller's."""
     try:
         yield
@@ -252,10 +252,10 @@ def require_rows(rows: int) -> int:
     return rows
 
 
-def run_body(model: Any, inputs: Batch) -> None:
+def run_body(model: Any, inputs: Mapping[str, Any]) -> None:
     """One forward pass up to the head, which says nothing about activations."""
     body = getattr(model, "base_model", model)
-    body(**inputs, **_without_cache(model))
+    body(**inputs)
 
 
 @contextmanager
@@ -310,8 +310,3 @@ def _select_rows(activations: Tensor, mask: Tensor | None, sampling: Sampling) -
         return rows, grid[torch.arange(shape[0], device=flat.device), first], lengths
     weights = real[..., None].float()
     return rows, (grid.float() * weights).sum(dim=1) / weights.sum(dim=1), lengths
-
-
-def _without_cache(model: nn.Module) -> dict[str, bool]:
-    config: Any = model.config
-    return {"use_cache": False} if hasattr(config, "use_cache") else {}

@@ -208,9 +208,17 @@ def finish(
 
 
 def open_context(
-    loaded: LoadedModel, calibration: CalibrationInput, recipe: Recipe, progress: Progress = no_progress
+    loaded: LoadedModel,
+    calibration: CalibrationInput,
+    recipe: Recipe,
+    progress: Progress = no_progress,
+    *,
+    with_second_moments: bool | None = None,
 ) -> PruningContext:
-    """Everything a method may look at, measured when it is first asked for."""
+    """Everything a method may look at, measured when it is first asked for.
+
+    Second moments are measured along with the rest where the recipe's refit needs them, unless it is said whether.
+    """
     feedforwards = find_feedforwards(loaded.model, loaded.family)
     chosen = [feedforwards[place] for place in parse_layers(recipe.layers, len(feedforwards))]
     return PruningContext(
@@ -221,7 +229,7 @@ def open_context(
         recipe=recipe,
         sampling=recipe.sampling or ("cls" if loaded.reads_first_token else "tokens"),
         progress=progress,
-        with_second_moments=refits_at_once(recipe),
+        with_second_moments=refits_at_once(recipe) if with_second_moments is None else with_second_moments,
     )
 
 
@@ -231,11 +239,15 @@ def find_width(loaded: LoadedModel, recipe: Recipe) -> int:
     return round_width(original, recipe.keep, recipe.round_to or ROUND_TO[loaded.family.kind])
 
 
-def make_plan(context: PruningContext, clock: Clock | None = None) -> PruningPlan:
-    """Choose by the recipe's method, then refit if asked."""
+def make_plan(
+    context: PruningContext, clock: Clock | None = None, chosen: Sequence[LayerPlan] | None = None
+) -> PruningPlan:
+    """Choose by the recipe's method, unless it has `chosen` already, then refit if asked (and not refitted yet)."""
     recipe, clock = context.recipe, clock or Clock()
-    with clock.phase("choosing"):
-        layers = find_method(recipe.method).plan(context)
+    if chosen is None:
+        with clock.phase("choosing"):
+            chosen = find_method(recipe.method).plan(context)
+    layers = tuple(chosen)
     if recipe.refit and not find_method(recipe.method).refits:
         with clock.phase("refitting"):
             layers = refit_layers(context, layers)
@@ -333,7 +345,7 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
 def find_refit_warnings(context: PruningContext) -> list[str]:
     """What the user should know about a refit on the calibration text there is."""
     summary, width, loaded = context.calibration.summary, context.feedforwards[0].width, context.loaded
-    last = find_feedforwards(loaded.model, loaded.family)[-1]
+    last = find_feedforwards(loaded.model, loaded.family)[-1].path
     if not context.recipe.refit:
         return []
     if 0 < summary.tokens < FEW * width:
@@ -341,9 +353,10 @@ def find_refit_warnings(context: PruningContext) -> list[str]:
             f"{summary.tokens:,} calibration tokens are few for a refit of {width} neurons; "
             f"{ENOUGH * width:,} or more are better"
         ]
-    if loaded.reads_first_token and summary.rows < FEW * width and not refits_at_once(context.recipe):
+    reads_first = loaded.reads_first_token and last == context.feedforwards[-1].path
+    if reads_first and summary.rows < FEW * width and not refits_at_once(context.recipe):
         return [
-            f"{summary.rows:,} calibration rows are few for a refit of {last.path}, of which the classifier reads only "
+            f"{summary.rows:,} calibration rows are few for a refit of {last}, of which the classifier reads only "
             f"the first token of each row; {ENOUGH * width:,} or more are better"
         ]
     return []

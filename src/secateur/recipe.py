@@ -108,7 +108,7 @@ class Recipe(BaseModel):
     ridge: float | None = _bounded(None, "a number above 0", gt=0, allow_inf_nan=False)
     """Noise that a refit assumes in each activation, in its second moments (default: 0.3 for decoders, else 0.01)."""
     token_noise: float = _bounded(0.1, "in [0, 1)", ge=0, lt=1)
-    """Share of the calibration tokens that are replaced by random ones where networks are measured one by one."""
+    """Share of calibration tokens that random ones replace, for `secateur` and where networks are refitted in turn."""
     drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
     """Share of what the residual stream lacks of the unpruned model's that a refit in turn makes up for."""
     allocation: Literal["uniform", "global"] = "uniform"

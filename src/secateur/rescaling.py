@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ def solve_factors(system: Tensor, wanted: Tensor) -> Tensor | None:
 
 def _open(context: Measurable, masks: Sequence[Tensor]) -> Stream:
     """The model under masks as they are at the time of reading."""
-    return Stream(context.loaded, context.calibration.batches, lambda: masked(context.feedforwards, masks))
+    changes = partial(masked, context.feedforwards, masks)
+    return Stream(context.loaded, context.calibration.batches, changes, reads_all=True)
 
 
 def _find_factors(

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration import Calibration
-from secateur.capture import run_body, running
+from secateur.capture import blaming_batch, run_body
 from secateur.encoding import Batch
 from secateur.models.families import find_feedforwards, find_layers, find_residual
 from secateur.models.feedforward import FeedForward, replaced
 from secateur.models.loading import LoadedModel
+from secateur.models.outputs import as_inputs
 from secateur.models.sublayers import SubLayer, read_sublayer
 from secateur.results import LayerPlan, Progress
 
@@ -27,8 +28,6 @@ Changes = AbstractContextManager[None]
 class _Passage:
     """One batch on its way through the layers."""
 
-    batch: Batch
-    """What the model was given, on its device."""
     states: Tensor
     """(B, T, D) that the next layer reads."""
     calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]]
@@ -48,7 +47,7 @@ class Walk:
     """Batches on their way through the transformer layers of a model, all before the same layer."""
 
     def __init__(self, loaded: LoadedModel, batches: Sequence[Batch]) -> None:
-        """Nothing is run but what leads to the first layer.
+        """The first layer runs on each batch, to see what layers are called with; all stay before it.
 
         Args:
             loaded: a model that `can_walk`.
@@ -61,14 +60,13 @@ class Walk:
         modules = [layer for _, layer in self._layers]
         self._passages = []
         for number, batch in enumerate(batches):
-            with running(number):
+            with blaming_batch(number):
                 self._passages.append(_enter(loaded.model, modules, batch))
         self._place = 0
 
     def go_to(self, ffn: FeedForward) -> None:
         """Run all batches through the layers before the one that a network is part of."""
-        paths = [path for path, _ in self._layers]
-        goal = next(place for place, path in enumerate(paths) if f"{ffn.path}.".startswith(f"{path}."))
+        goal = next(place for place, (path, _) in enumerate(self._layers) if ffn.is_part_of(path))
         while self._place < goal:
             for number, passage in enumerate(self._passages):
                 passage.states, passage.ahead = self.run(number) if passage.ahead is None else passage.ahead, None
@@ -91,7 +89,7 @@ class Walk:
         with _standing_in([layer for _, layer in self._layers[: self._place]], lambda: found):
             yield
 
-    def settle(self, number: int, states: Tensor) -> None:
+    def skip_with(self, number: int, states: Tensor) -> None:
         """(B, T, D) is what the layer that lies ahead makes of a batch; going on won't run it."""
         self._passages[number].ahead = states
 
@@ -139,26 +137,23 @@ class Stream:
         batches: Sequence[Batch],
         under: Callable[[], Changes] | None = None,
         *,
-        settles: bool = False,
         reads_all: bool = False,
     ) -> None:
-        """Nothing is run yet, except for what leads to the first layer of a model that `can_walk`.
+        """Nothing is run yet, except for the first layer of a model that `can_walk`.
 
         Args:
             loaded: in evaluation mode; it is not changed.
             batches: keyword arguments of the forward pass.
             under: gives the context that the model is run in, as it should be at that time; None: the model as it is.
-            settles: whether `settle` will be called, for which activations are kept until then.
             reads_all: whether all tokens count in a classifier's last network too.
         """
-        self._loaded, self._batches, self._settles = loaded, batches, settles
+        self._loaded, self._batches = loaded, batches
         self._reads_first = loaded.reads_first_token and not reads_all
         self._under: Callable[[], Changes] = under or nullcontext
         self._last = find_feedforwards(loaded.model, loaded.family)[-1].path
         self._walk = Walk(loaded, batches) if can_walk(loaded) else None
         self._is_fixed = under is None
         self._ffn: FeedForward | None = None
-        self._readings: dict[int, _Reading] = {}
 
     def __len__(self) -> int:
         """Batches."""
@@ -166,7 +161,7 @@ class Stream:
 
     def go_to(self, ffn: FeedForward) -> None:
         """Have `read` read this network, the ones before it changed as they now are."""
-        self._ffn, self._readings = ffn, {}
+        self._ffn = ffn
         if self._walk is not None:
             with self._under():
                 self._walk.go_to(ffn)
@@ -182,35 +177,16 @@ class Stream:
         first_only = self._reads_first and ffn.path == self._last and ffn.passes == 1
         states: list[Tensor] = []
         run = None if (walk := self._walk) is None else lambda: states.append(walk.run(number))
-        with self._under(), running(number):
+        with self._under(), blaming_batch(number):
             found = read_sublayer(loaded, ffn, self._batches[number], first_only=first_only, run=run)
-        if walk is not None and self._is_fixed:
-            walk.settle(number, states[0])
-        elif walk is not None and self._settles and self._adds_up(states[0], found):
-            self._readings[number] = _Reading(found.activations.to(ffn.dtype), states[0])
+        if walk is not None:
+            self._note(walk, number, states[0], found)
         return found
 
-    def settle(self, layer: LayerPlan) -> None:
-        """The network that was read is from now on as `replaced` by `layer`.
-
-        Where its output is just added to the stream, the difference is added to what the layer made of each batch, and
-        the layer need not run again.
-
-        Cost:
-            n K H multiply-adds, if that spares the run. Until then, memory for all activations of one network.
-        """
-        if self._ffn is None or self._walk is None or not self._readings:
-            return
-        change, bias = self._ffn.change(layer)
-        for number, reading in self._readings.items():
-            moved = reading.activations @ change + bias
-            self._walk.settle(number, reading.states + moved.view_as(reading.states))
-        self._readings = {}
-
-    def _adds_up(self, states: Tensor, found: SubLayer) -> bool:
-        """Whether a change of the network's output is the same change of each of the layer's (B, T, D) states."""
-        kind = find_residual(self._loaded.family, self._loaded.model.config)
-        return kind == "layer output" and states.shape[:-1].numel() == len(found.output)
+    def _note(self, walk: Walk, number: int, states: Tensor, found: SubLayer) -> None:
+        """The layer made (B, T, D) of a batch, and the network this; what doesn't change need not run again."""
+        if self._is_fixed:
+            walk.skip_with(number, states)
 
 
 class PrunedStream(Stream):
@@ -225,13 +201,37 @@ class PrunedStream(Stream):
         reads_all: bool = False,
     ) -> None:
         """Nothing is pruned yet; the networks are those that will be, in order. The rest is as in `Stream`."""
-        super().__init__(loaded, batches, self._changes, settles=True, reads_all=reads_all)
+        super().__init__(loaded, batches, self._changes, reads_all=reads_all)
         self._feedforwards, self._pruned = feedforwards, list[LayerPlan]()
+        self._readings: dict[int, _Reading] = {}
 
     def prune(self, layer: LayerPlan) -> None:
-        """The network that was read last is from now on as its plan has it."""
-        self.settle(layer)
+        """The network that was read last is from now on as its plan has it.
+
+        Where its output is just added to the stream, the difference is added to what the layer made of each batch, and
+        the layer need not run again.
+
+        Cost:
+            n K H multiply-adds, if that spares the run. Until then, memory for all activations of one network.
+        """
+        if self._ffn is not None and self._walk is not None and self._readings:
+            change, bias = self._ffn.change(layer)
+            for number, reading in self._readings.items():
+                moved = reading.activations @ change + bias
+                self._walk.skip_with(number, reading.states + moved.view_as(reading.states))
+        self._readings = {}
         self._pruned.append(layer)
+
+    def go_to(self, ffn: FeedForward) -> None:
+        """As in `Stream`."""
+        self._readings = {}
+        super().go_to(ffn)
+
+    def _note(self, walk: Walk, number: int, states: Tensor, found: SubLayer) -> None:
+        """Keep what `prune` needs where the network's output is just added to each of the layer's (B, T, D) states."""
+        kind = find_residual(self._loaded.family, self._loaded.model.config)
+        if kind == "layer output" and states.shape[:-1].numel() == len(found.output):
+            self._readings[number] = _Reading(found.activations.to(states.dtype), states)
 
     def _changes(self) -> Changes:
         """What has changed in the layers that are still to run."""
@@ -242,10 +242,9 @@ class PrunedStream(Stream):
 
 def _enter(model: Any, layers: Sequence[nn.Module], batch: Batch) -> _Passage:
     """A batch before the first layer, with what each layer is called with besides hidden states."""
-    inputs = {name: value.to(next(model.parameters()).device) for name, value in batch.items()}
-    passage = _Passage(inputs, torch.empty(0), [])
+    passage = _Passage(torch.empty(0), [])
     with torch.inference_mode(), _noting_calls(layers, passage):
-        run_body(model, inputs)
+        run_body(model, as_inputs(model, batch))
     return passage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def _run(settings: Settings, entrants: Entrants, loaded: LoadedModel, progress: 
     bench = Bench(loaded, open_scorer(settings, loaded), hash_weights(loaded.model), settings.folder / CELLS)
     recipes = [settings.trial_recipe(number) for number in range(settings.trials)]
     with watch_memory() as watch:
-        trials = open_trials(bench, recipes, watch, progress)
+        at_once = True in settings.refits and not settings.recipe.in_turn
+        trials = open_trials(bench, recipes, watch, progress, with_second_moments=at_once)
         entrants = keep_able(entrants, trials[0].context, settings)
         # narrowest width first: what a method does for it can serve the others
         jobs = [Job(contender, keep, settings.refits) for contender in entrants.contenders for keep in settings.keeps]
@@ -150,9 +151,18 @@ def _report(settings: Settings, run: _Run) -> Comparison:
     except InputError as error:
         warnings.append(str(error))
     if True in settings.refits:
-        warnings = [*find_refit_warnings(run.trials[0].context), *warnings]
+        warnings = [*_find_refit_warnings(run), *warnings]
     warnings = [*run.bench.loaded.warnings, *warnings]
     return Comparison(title, tuple(rows), metric, tuple(notes), tuple(warnings), content, tuple(files), settings.keeps)
+
+
+def _find_refit_warnings(run: _Run) -> list[str]:
+    """Each once, whatever method it is of."""
+    context, found = run.trials[0].context, dict[str, None]()
+    for contender in run.entrants.contenders:
+        recipe = contender.recipe(context.recipe, context.recipe.keep)
+        found |= dict.fromkeys(find_refit_warnings(replace(context, recipe=recipe)))
+    return list(found)
 
 
 def _name_own_measurers(contenders: Sequence[Contender]) -> list[str]:

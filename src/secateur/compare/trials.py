@@ -232,7 +232,9 @@ class Trial:
         return self.bench.cell(f"trial-{self.number}-{name}", **facts, **settings)
 
 
-def open_trials(bench: Bench, recipes: Sequence[Recipe], watch: MemoryWatch, progress: Progress) -> list[Trial]:
+def open_trials(
+    bench: Bench, recipes: Sequence[Recipe], watch: MemoryWatch, progress: Progress, *, with_second_moments: bool
+) -> list[Trial]:
     """A trial for each recipe, its calibration text read but nothing measured.
 
     Raises:
@@ -241,7 +243,7 @@ def open_trials(bench: Bench, recipes: Sequence[Recipe], watch: MemoryWatch, pro
     trials: list[Trial] = []
     for number, recipe in enumerate(recipes):
         try:
-            context = open_context(bench.loaded, None, recipe, progress)
+            context = open_context(bench.loaded, None, recipe, progress, with_second_moments=with_second_moments)
         except InputError as error:
             raise InputError(f"trial {number + 1} of {len(recipes)}: {error}" if number else str(error)) from None
         trials.append(Trial(bench, context, number, watch))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.encoding import TaskRows, batches_by_length
 from secateur.errors import InputError
 from secateur.models.loading import LoadedModel
+from secateur.models.outputs import is_classifier
 from secateur.results import Progress, no_progress
 from secateur.tasks import Metric, Task
 
@@ -50,7 +51,7 @@ def score_predictions(task: Task, logits: Tensor, labels: Tensor) -> dict[Metric
 def require_head(loaded: LoadedModel, task: Task) -> None:
     """Raise InputError unless the model has a classification head that fits the task."""
     model: Any = loaded.model
-    if not type(model).__name__.endswith("ForSequenceClassification"):
+    if not is_classifier(model):
         raise InputError(f"{type(model).__name__} has no head for {task.name}; fine-tune it with secateur finetune")
     if model.config.num_labels != task.classes:
         raise InputError(f"{task.name} needs {task.classes} output(s), the model has {model.config.num_labels}")

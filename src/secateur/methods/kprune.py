@@ -157,4 +157,5 @@ KPRUNE = Method(
     sees=frozenset({"dead neurons"}),
     allocations=frozenset({"uniform", "global"}),
     corrects=True,
+    measures_itself=True,
 )

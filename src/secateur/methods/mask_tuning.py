@@ -77,4 +77,5 @@ MASK_TUNING = Method(
     sees=frozenset({"dead neurons"}),
     allocations=frozenset({"uniform", "global"}),
     corrects=True,
+    measures_itself=True,
 )

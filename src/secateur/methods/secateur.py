@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secateur.calibration import Calibration
 from secateur.methods.contract import Method, PruningContext
-from secateur.methods.sensitivity import Probe, hold_out
 from secateur.models.feedforward import FeedForward, replaced
+from secateur.probing import Probe, hold_out
 from secateur.refit import hold
 from secateur.refitting import Measured, measure, refit_columns, refit_in_turn, refit_network
 from secateur.results import LayerPlan
@@ -100,7 +100,7 @@ def allocate(context: PruningContext) -> list[int]:
 
 
 def find_profiles(context: PruningContext) -> list[Profile]:
-    """Those of `measure_profiles`, measured once for all budgets."""
+    """Those of `measure_profiles`, measured once for all budgets that leave the same at least."""
     recipe = context.recipe
     least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
     key = ("removal profiles", recipe.information, context.noise, context.ridge, recipe.token_noise, least)
@@ -135,7 +135,7 @@ class Profile:
 def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list[Profile]:
     """A profile of each network in the unpruned model, down to `least` of its neurons."""
     held, rest = hold_out(context.noised, context.recipe.seed)
-    probe = Probe(context.loaded, held.batches, context.sampling)
+    probe = Probe(context.loaded, held.batches)
     profiles = []
     for ffn, measured in zip(context.feedforwards, measure_whole(context, rest), strict=True):
         *tried, most = (ffn.width - max(1, round(keep * ffn.width)) for keep in (*PROBE_KEEPS, least))

@@ -78,6 +78,10 @@ class FeedForward:
         """Whether the down projection has a bias, and so can hold a new one."""
         return getattr(self.down, "bias", None) is not None
 
+    def is_part_of(self, path: str) -> bool:
+        """Whether it lies in the module at a path, such as a transformer layer."""
+        return f"{self.path}.".startswith(f"{path}.")
+
     def down_columns(self) -> Tensor:
         """(K, H) float32, a copy: row j is neuron j's column of the down projection."""
         return _matrix(self.down).detach().T.float().contiguous()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import InputError
 from secateur.models.feedforward import FeedForward, masked, masked_inside
+from secateur.models.outputs import as_inputs, is_classifier
 
 Target = Literal["next token", "class", "number"]
 RowLoss = Callable[[Tensor, int], Tensor]
@@ -24,7 +25,7 @@ def find_target(model: Any) -> Target:
         InputError: the model has no head with a loss of its own.
     """
     name = type(model).__name__
-    if name.endswith("ForSequenceClassification"):
+    if is_classifier(model):
         return "number" if model.config.num_labels == 1 else "class"
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return "next token"
@@ -72,13 +73,12 @@ def divergence_from(teacher: Any, batches: Sequence[Mapping[str, Tensor]], tempe
         batches: what both models read.
         temperature: T.
     """
-    device = next(teacher.parameters()).device
     target = find_target(teacher)
 
     def loss(logits: Tensor, number: int) -> Tensor:
         batch = batches[number]
         with torch.no_grad():
-            wanted = read_logits(teacher, {name: value.to(device) for name, value in batch.items()})
+            wanted = read_logits(teacher, batch)
         if target == "number":
             return (logits[:, 0] - wanted[:, 0]).square()
         own, other = (nn.functional.log_softmax(values / temperature, dim=-1) for values in (logits, wanted))
@@ -122,12 +122,11 @@ def mask_gradients(
     ones = [torch.ones(ffn.width) for ffn in feedforwards]
     starts, scaled = (ones, masked_inside) if is_incoming else (masks or ones, masked)
     for number, batch in enumerate(batches):
-        inputs = {name: value.to(device) for name, value in batch.items()}
-        rows = len(next(iter(inputs.values())))
+        rows = len(next(iter(batch.values())))
         factors = [start.to(device, torch.float32).repeat(rows, 1).requires_grad_() for start in starts]
         fixed = masked(feedforwards, masks) if is_incoming and masks else nullcontext()
         with frozen(model), torch.enable_grad(), fixed, scaled(feedforwards, factors):
-            total = loss(read_logits(model, inputs), number).sum()
+            total = loss(read_logits(model, batch), number).sum()
             found = torch.autograd.grad(total, factors)
         yield [gradient.double().cpu() for gradient in found]
 
@@ -146,15 +145,14 @@ def weight_gradients(
         batches: keyword arguments of the forward pass.
         loss: of each row.
     """
-    device, rows = next(model.parameters()).device, 0
+    rows = 0
     totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     with frozen(model):
         for weight in weights:
             weight.requires_grad_(True)
         for number, batch in enumerate(batches):
-            inputs = {name: value.to(device) for name, value in batch.items()}
             with torch.enable_grad():
-                losses = loss(read_logits(model, inputs), number)
+                losses = loss(read_logits(model, batch), number)
                 found = torch.autograd.grad(losses.sum(), list(weights))
             rows += len(losses)
             for total, gradient in zip(totals, found, strict=True):
@@ -162,10 +160,9 @@ def weight_gradients(
     return [total / rows for total in totals]
 
 
-def read_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """What the head says, float32; gradients flow where they are switched on."""
-    extra = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
-    logits: Tensor = model(**inputs, **extra).logits
+def read_logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """What the head says of a batch, float32; gradients flow where they are switched on."""
+    logits: Tensor = model(**as_inputs(model, batch)).logits
     return logits.float()
 
 

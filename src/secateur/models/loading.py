@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from secateur.errors import InputError, SecateurError, UnsupportedModelError
 from secateur.models.families import Family, find_family, unsupported
+from secateur.models.outputs import is_classifier
 from secateur.models.safety import check_weights, read_config
 from secateur.models.source import Source, find_source
 
@@ -43,9 +44,8 @@ class LoadedModel:
     @property
     def reads_first_token(self) -> bool:
         """Whether of its last network's outputs only those at the first token of each row matter, to a classifier."""
-        is_classifier = type(self.model).__name__.endswith("ForSequenceClassification")
         pooling = getattr(self.model.config, "classifier_pooling", "cls")
-        return is_classifier and self.family.kind == "encoder" and pooling == "cls"
+        return is_classifier(self.model) and self.family.kind == "encoder" and pooling == "cls"
 
 
 def load_model(

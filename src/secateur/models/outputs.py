@@ -22,12 +22,12 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
             the last hidden state.
         sampling: where outputs belong to tokens, "cls" takes the first real one of each row, anything else all of them.
     """
-    device, inputs = next(model.parameters()).device, _as_inputs(model, batch)
+    device, inputs = next(model.parameters()).device, as_inputs(model, batch)
     with torch.inference_mode():
         values = _READERS[kind](model, inputs)
     side = "decoder_" if "decoder_input_ids" in batch else ""
     ids, mask = inputs.get(f"{side}input_ids"), inputs.get(f"{side}attention_mask")
-    if values.ndim == 2 and ids is not None and values.shape == ids.shape and not _is_classifier(model):
+    if values.ndim == 2 and ids is not None and values.shape == ids.shape and not is_classifier(model):
         values = values[..., None]  # one number for each token, as ELECTRA's discriminator gives
     if values.ndim == 2:
         return values.float()
@@ -40,17 +40,18 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
 def gives_logits(model: Any, batch: Mapping[str, Tensor]) -> bool:
     """Whether the model gives logits, unlike a body without a head, or a head that marks spans."""
     with torch.inference_mode():
-        return isinstance(getattr(model(**_as_inputs(model, batch)), "logits", None), Tensor)
+        return isinstance(getattr(model(**as_inputs(model, batch)), "logits", None), Tensor)
 
 
-def _as_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The batch on the model's device, and that nothing is to be cached."""
+def as_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Keyword arguments of the forward pass: the batch on the model's device, and that nothing is to be cached."""
     device = next(model.parameters()).device
     inputs: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
     return {**inputs, "use_cache": False} if hasattr(model.config, "use_cache") else inputs
 
 
-def _is_classifier(model: nn.Module) -> bool:
+def is_classifier(model: nn.Module) -> bool:
+    """Whether its head classifies rows."""
     return type(model).__name__.endswith("ForSequenceClassification")
 
 

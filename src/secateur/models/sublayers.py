@@ -16,6 +16,7 @@ from secateur.errors import InputError
 from secateur.models.families import find_layers, find_residual
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
+from secateur.models.outputs import as_inputs
 
 Reader = Callable[[int], "SubLayer"]
 """Called with the number of a batch; what a network does in it."""
@@ -68,12 +69,9 @@ def read_sublayer(
     Cost:
         A forward pass up to the network (the layers after it don't run), or what `run` takes.
     """
-    model: Any = loaded.model
-    device = next(model.parameters()).device
-    inputs = {name: value.to(device) for name, value in batch.items()}
-    extra = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    inputs = as_inputs(loaded.model, batch)
     with torch.inference_mode(), _watched(loaded, ffn, stops=run is None) as seen, suppress(_Reached):
-        run() if run is not None else model(**inputs, **extra)
+        run() if run is not None else loaded.model(**inputs)
     if len(seen.outputs) != ffn.passes:
         raise InputError(f"{ffn.path} ran {len(seen.outputs)} times in a forward pass, expected {ffn.passes}")
     real = _find_real(ffn, inputs, seen.outputs[0][..., 0].numel(), first_only=first_only)
@@ -162,8 +160,7 @@ def _watched(loaded: LoadedModel, ffn: FeedForward, *, stops: bool) -> Iterator[
 
 def _find_layer(loaded: LoadedModel, ffn: FeedForward) -> nn.Module:
     """The transformer layer that a network is part of."""
-    layers = find_layers(loaded.model, loaded.family)
-    return next(layer for path, layer in layers if f"{ffn.path}.".startswith(f"{path}."))
+    return next(layer for path, layer in find_layers(loaded.model, loaded.family) if ffn.is_part_of(path))
 
 
 def _find_residual(loaded: LoadedModel, seen: _Seen, output: Tensor, real: Tensor) -> Tensor:

@@ -18,12 +18,12 @@ from secateur.checkpoint.staging import MARKER
 from secateur.encoding import Batch, TaskRows, batches_by_length, tokenise
 from secateur.evaluation.classification import predict, score_predictions
 from secateur.finetuning import Training, choose_training, describe_training, finetune, state_folder
-from secateur.methods import PruningContext
+from secateur.methods import PruningContext, find_method
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.sizes import measure_size, predict_size
 from secateur.paper.study import Study, run_parallel
 from secateur.pipeline import Clock, carry_out, make_plan, open_context
-from secateur.recipe import make_recipe
+from secateur.recipe import Recipe, make_recipe
 from secateur.results import Progress
 from secateur.tasks import SPLITS, TASKS, Metric, read_examples
 
@@ -154,7 +154,7 @@ def make_cell(study: Study, task: str, seed: int, variant: Variant | None = None
     facts |= {name: manifest[name] for name in ("weights_sha256", "rows_sha256")}
     if variant is None:
         return Cell(f"{task}-{seed}", facts)
-    facts |= {"variant": asdict(variant), "recipe": make_recipe(variant.settings).model_dump()}
+    facts |= {"variant": asdict(variant), "recipe": make_pruning_recipe(variant, 0).model_dump()}
     return Cell(f"{task}-{seed}-{variant.label}".replace(" ", "_"), facts)
 
 
@@ -172,9 +172,14 @@ def prune_and_score(
 
 def open_pruning(bench: Bench, variant: Variant, seed: int) -> PruningContext:
     """A fine-tuned model measured for a variant; with second moments, so that it can be refitted."""
+    rows = bench.calibration(variant.share, variant.least_rows, seed)
+    return open_context(bench.loaded, rows, make_pruning_recipe(variant, seed), with_second_moments=True)
+
+
+def make_pruning_recipe(variant: Variant, seed: int) -> Recipe:
+    """How a draw of a variant is pruned; refitted all networks at once, with the ridge that was the best of four."""
     refit = {"refit": True, "in_turn": False, "ridge": 0.1}
-    recipe = make_recipe({**variant.settings, **refit, "round_to": 1, "seed": seed, "device": "cpu"})
-    return open_context(bench.loaded, bench.calibration(variant.share, variant.least_rows, seed), recipe)
+    return make_recipe({**variant.settings, **refit, "round_to": 1, "seed": seed, "device": "cpu"})
 
 
 def capture_rows(bench: Bench, rows: int) -> list[Tensor]:
@@ -186,10 +191,14 @@ def capture_rows(bench: Bench, rows: int) -> list[Tensor]:
 def _score_width(
     context: PruningContext, bench: Bench, task: str, width: int, refits: Sequence[bool], draw: int
 ) -> list[dict[str, Any]]:
-    entries = []
-    for refit in refits:
-        clock, recipe = Clock(), context.recipe.model_copy(update={"refit": refit})
-        plan = make_plan(context.under(recipe, width), clock)
+    entries, clock, chosen = [], Clock(), None
+    for refit in sorted(refits):  # first as chosen
+        recipe = context.recipe.model_copy(update={"refit": refit})
+        if refits_itself := find_method(recipe.method).refits:
+            clock = Clock()
+        plan = make_plan(context.under(recipe, width), clock, chosen)
+        if not refit and not refits_itself:
+            chosen = plan.layers
         pruned = carry_out(plan, context.loaded, in_place=False)
         layers = plan.layers
         figures = {name: float(np.mean([layer.figures[name] for layer in layers])) for name in layers[0].figures}

@@ -48,8 +48,8 @@ def hold_out(calibration: Calibration, seed: int) -> tuple[Calibration, Calibrat
 class Probe:
     """A model's outputs on some rows, to compare later ones with."""
 
-    def __init__(self, loaded: LoadedModel, batches: Sequence[Batch], sampling: str) -> None:
-        self._model, self._sampling = loaded.model, sampling
+    def __init__(self, loaded: LoadedModel, batches: Sequence[Batch]) -> None:
+        self._model, self._sampling = loaded.model, "cls" if loaded.reads_first_token else "tokens"
         self._batches = list(_cut_short(batches) if loaded.family.kind == "decoder" else batches)
         self._kind: OutputKind = "logits" if gives_logits(loaded.model, self._batches[0]) else "states"
         self._walk: Walk | None = None
@@ -90,7 +90,9 @@ class Probe:
 
 
 def _cut_short(batches: Sequence[Batch]) -> Iterator[Batch]:
-    """A window each, as logits of a whole batch take much memory."""
+    """The first real tokens of a row each, as logits of a whole batch take much memory."""
     for batch in batches:
         for row in range(len(next(iter(batch.values())))):
-            yield {name: value[row : row + 1, :WINDOW] for name, value in batch.items()}
+            mask = batch.get("attention_mask")
+            taken = slice(WINDOW) if mask is None else mask[row].nonzero()[:WINDOW, 0]
+            yield {name: value[row : row + 1, taken] for name, value in batch.items()}
