@@ -61,7 +61,7 @@ IMPORTANCE = "plain importance"
 OFF = "MI off"
 NOISE = RIDGE["decoder"]
 RIDGES = (0.1, 1.0)
-"""Tried in the refit; the choice keeps its own noise."""
+"""Tried in the refit, and so in the columns that the choice looks at behind pruned networks; its noise stays."""
 
 
 @dataclass(frozen=True, slots=True)
