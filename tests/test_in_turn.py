@@ -320,6 +320,14 @@ class TestAllocation:
         assert sum(widths) == context.budget
         assert min(widths) >= 1
 
+    def test_a_small_budget_may_leave_less_than_a_large_one_would(self):
+        config = transformers.LlamaConfig(**{**tiny.DECODER, "intermediate_size": 200})
+        context = open_on("llama", model=transformers.LlamaForCausalLM(config).eval(), allocation="global")
+        assert min(allocate(context)) >= 4  # 0.02 of 200
+        small = context.under(context.recipe.model_copy(update={"keep": 0.015}), 3)
+        assert sum(allocate(small)) == 6
+        assert min(allocate(small)) >= 1
+
 
 def test_what_neurons_cost_adds_up_to_what_was_measured_wherever_it_was():
     profile = Profile(np.array([1.0, 3.0, 4.0, 4.0, 8.0]), tried=(2, 4), distances=(0.1, 0.5))
@@ -412,7 +420,7 @@ class TestProbe:
             monkeypatch.setattr(probing, name, value)
         for case, rows, read in (("llama", 2, [3, 3]), ("roberta", 3, [3])):
             model = tiny.make_model(case)
-            ids = torch.randint(3, tiny.VOCABULARY, (64, 9), generator=torch.Generator().manual_seed(0))
+            ids = torch.randint(3, tiny.VOCABULARY, (64, 12), generator=torch.Generator().manual_seed(0))
             context = open_context(wrap_model(model), [{"input_ids": ids}], make_recipe({}))
             held, _ = hold_out(context.calibration, 0)
             assert held.rows == rows
