@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "secateur"
 # lowest first; a module may import what stands before it
 ORDER = [
     "errors",
+    "memory",
     "results",
     "recipe",
     "tables",

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +35,13 @@ class TestPrune:
         assert model.config.intermediate_size == 24
         assert result.model.config.intermediate_size == 12
         assert all(not module._forward_pre_hooks for module in model.modules())
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc/self/maps")
+    def test_a_pruned_model_holds_no_part_of_the_file_that_it_came_from(self, tmp_path):
+        tiny.save_checkpoint(tmp_path / "whole", "llama")
+        result = secateur.prune(tmp_path / "whole", **FAST)
+        assert str(tmp_path / "whole") not in Path("/proc/self/maps").read_text()
+        assert result.model.config.intermediate_size == 12
 
     def test_same_recipe_same_bytes(self):
         assert hash_weights(prune().model) == hash_weights(prune().model)

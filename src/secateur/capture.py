@@ -72,7 +72,8 @@ class ProductSum:
 
     def _multiply(self) -> None:
         if self._waiting:
-            x, *others = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            together = zip(*self._waiting, strict=True)
+            x, *others = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in together)  # cat always copies
             self._total += (x.T @ others[0] if others else multiply_by_itself(x)).cpu()
         self._waiting, self._rows = [], 0
 

@@ -19,6 +19,7 @@ from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
 from secateur.encoding import Batch
 from secateur.errors import InputError
 from secateur.information import use_threads
+from secateur.memory import give_back
 from secateur.methods import PruningContext, check_context, check_recipe, find_method
 from secateur.models.cutting import apply, cut_
 from secateur.models.families import find_feedforwards
@@ -296,6 +297,9 @@ def carry_out(plan: PruningPlan, loaded: LoadedModel, *, in_place: bool) -> nn.M
     if not in_place:
         return apply(plan, loaded.model)
     cut_(loaded.model, loaded.family, plan)
+    for parameter in loaded.model.parameters():
+        parameter.data = parameter.data.clone()  # no view of the original's file, whose pages are given back
+    give_back()
     return loaded.model
 
 

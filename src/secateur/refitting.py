@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.capture import MomentSum, ProductSum, require_finite, require_rows
+from secateur.memory import give_back
 from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward
 from secateur.refit import Drift, refit_down, relative_output_error
@@ -48,15 +49,16 @@ def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift_sh
         drift_share: in [0, 1].
 
     Cost:
-        Two runs of each layer, three where norms come after the sum or text is padded (where layers are shared or form
-        two stacks, two forward passes up to each network); n K (K + 2 H) multiply-adds a network. Memory for the hidden
-        states of all batches, four times, for one network's activations on them and its second moments.
+        Three runs of each layer (where layers are shared or form two stacks, two forward passes up to each network);
+        n K (K + 2 H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
+        second moments.
     """
     pair, pruned = _Pair(context, drift_share), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):
         measured = pair.measure(ffn)
         pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
         pair.prune(pruned[-1])
+        give_back()
         context.progress("pruning network after network", place + 1, len(context.feedforwards))
     return tuple(pruned)
 
@@ -130,10 +132,11 @@ def measure(ffn: FeedForward, model: Stream, whole: Stream | None = None, drift_
     moments, products = MomentSum(ffn.width), ProductSum(ffn.width, ffn.hidden_size)
     lack, energy = torch.zeros(ffn.hidden_size, dtype=torch.float64), 0.0
     for number in range(len(model)):
+        wanted = None if whole is None else whole.read(number).total  # first, while little else is held
         found = model.read(number)
         moments.add(found.activations)
-        if whole is not None:
-            lacking = drift_share * (whole.read(number).total - found.total)
+        if wanted is not None:
+            lacking = drift_share * (wanted - found.total)
             products.add(found.activations, lacking)
             lack += lacking.sum(dim=0).cpu()
             energy += float(lacking.square().sum())

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from secateur.calibration import Calibration
 from secateur.capture import blaming_batch, run_body
 from secateur.encoding import Batch
-from secateur.models.families import find_feedforwards, find_layers, find_residual
+from secateur.memory import give_back
+from secateur.models.families import find_feedforwards, find_layers
 from secateur.models.feedforward import FeedForward, replaced
 from secateur.models.loading import LoadedModel
 from secateur.models.outputs import as_inputs
@@ -29,13 +30,13 @@ class _Passage:
     """One batch on its way through the layers."""
 
     states: Tensor
-    """(B, T, D) that the next layer reads."""
+    """(B, T, D) that the layer at `place` reads."""
     calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]]
     """What each layer is called with besides."""
     rest: tuple[Any, ...] | None = None
     """What a layer gives back besides states; None: it gives back nothing but states."""
-    ahead: Tensor | None = None
-    """(B, T, D) that the layer after the next one reads, where that is known already."""
+    place: int = 0
+    """The layer that lies ahead."""
 
 
 def can_walk(loaded: LoadedModel) -> bool:
@@ -44,7 +45,7 @@ def can_walk(loaded: LoadedModel) -> bool:
 
 
 class Walk:
-    """Batches on their way through the transformer layers of a model, all before the same layer."""
+    """Batches on their way through the transformer layers of a model."""
 
     def __init__(self, loaded: LoadedModel, batches: Sequence[Batch]) -> None:
         """The first layer runs on each batch, to see what layers are called with; all stay before it.
@@ -62,22 +63,21 @@ class Walk:
         for number, batch in enumerate(batches):
             with blaming_batch(number):
                 self._passages.append(_enter(loaded.model, modules, batch))
-        self._place = 0
 
     def go_to(self, ffn: FeedForward) -> None:
         """Run all batches through the layers before the one that a network is part of."""
         goal = next(place for place, (path, _) in enumerate(self._layers) if ffn.is_part_of(path))
-        while self._place < goal:
-            for number, passage in enumerate(self._passages):
-                passage.states, passage.ahead = self.run(number) if passage.ahead is None else passage.ahead, None
-            self._place += 1
+        for number, passage in enumerate(self._passages):
+            while passage.place < goal:
+                self.advance(number, self.run(number))
+        give_back()
 
     def run(self, number: int) -> Tensor:
         """(B, T, D) what the layer that lies ahead makes of a batch; the batch stays where it is."""
         passage = self._passages[number]
-        args, kwargs = passage.calls[self._place]
+        args, kwargs = passage.calls[passage.place]
         with torch.inference_mode():
-            found = self._layers[self._place][1](passage.states, *args, **kwargs)
+            found = self._layers[passage.place][1](passage.states, *args, **kwargs)
         states: Tensor = found[0] if isinstance(found, tuple) else found
         return states
 
@@ -86,12 +86,13 @@ class Walk:
         """While this lasts, the model, given the batch, runs no layer before the one that lies ahead."""
         passage = self._passages[number]
         found = passage.states if passage.rest is None else (passage.states, *passage.rest)
-        with _standing_in([layer for _, layer in self._layers[: self._place]], lambda: found):
+        with _standing_in([layer for _, layer in self._layers[: passage.place]], lambda: found):
             yield
 
-    def skip_with(self, number: int, states: Tensor) -> None:
-        """(B, T, D) is what the layer that lies ahead makes of a batch; going on won't run it."""
-        self._passages[number].ahead = states
+    def advance(self, number: int, states: Tensor) -> None:
+        """Go past the layer that lies ahead of a batch, of which it makes these (B, T, D) states."""
+        passage = self._passages[number]
+        passage.states, passage.place = states, passage.place + 1
 
 
 class Measurable(Protocol):
@@ -118,18 +119,11 @@ class Measurable(Protocol):
         """Told after each network."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """One batch, read."""
-
-    activations: Tensor
-    """(n, K), what the down projection read."""
-    states: Tensor
-    """(B, T, D), what the layer made of it."""
-
-
 class Stream:
-    """A model under changes, such as masks, read network after network over all batches."""
+    """A model under changes, such as masks, read network after network over all batches.
+
+    One without changes goes past a layer as it is read, so that each network is read once.
+    """
 
     def __init__(
         self,
@@ -179,14 +173,9 @@ class Stream:
         run = None if (walk := self._walk) is None else lambda: states.append(walk.run(number))
         with self._under(), blaming_batch(number):
             found = read_sublayer(loaded, ffn, self._batches[number], first_only=first_only, run=run)
-        if walk is not None:
-            self._note(walk, number, states[0], found)
+        if walk is not None and self._is_fixed:
+            walk.advance(number, states[0])
         return found
-
-    def _note(self, walk: Walk, number: int, states: Tensor, found: SubLayer) -> None:
-        """The layer made (B, T, D) of a batch, and the network this; what doesn't change need not run again."""
-        if self._is_fixed:
-            walk.skip_with(number, states)
 
 
 class PrunedStream(Stream):
@@ -203,35 +192,10 @@ class PrunedStream(Stream):
         """Nothing is pruned yet; the networks are those that will be, in order. The rest is as in `Stream`."""
         super().__init__(loaded, batches, self._changes, reads_all=reads_all)
         self._feedforwards, self._pruned = feedforwards, list[LayerPlan]()
-        self._readings: dict[int, _Reading] = {}
 
     def prune(self, layer: LayerPlan) -> None:
-        """The network that was read last is from now on as its plan has it.
-
-        Where its output is just added to the stream, the difference is added to what the layer made of each batch, and
-        the layer need not run again.
-
-        Cost:
-            n K H multiply-adds, if that spares the run. Until then, memory for all activations of one network.
-        """
-        if self._ffn is not None and self._walk is not None and self._readings:
-            change, bias = self._ffn.change(layer)
-            for number, reading in self._readings.items():
-                moved = reading.activations @ change + bias
-                self._walk.skip_with(number, reading.states + moved.view_as(reading.states))
-        self._readings = {}
+        """The network that was read last is from now on as its plan has it."""
         self._pruned.append(layer)
-
-    def go_to(self, ffn: FeedForward) -> None:
-        """As in `Stream`."""
-        self._readings = {}
-        super().go_to(ffn)
-
-    def _note(self, walk: Walk, number: int, states: Tensor, found: SubLayer) -> None:
-        """Keep what `prune` needs where the network's output is just added to each of the layer's (B, T, D) states."""
-        kind = find_residual(self._loaded.family, self._loaded.model.config)
-        if kind == "layer output" and states.shape[:-1].numel() == len(found.output):
-            self._readings[number] = _Reading(found.activations.to(states.dtype), states)
 
     def _changes(self) -> Changes:
         """What has changed in the layers that are still to run."""

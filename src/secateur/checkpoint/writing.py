@@ -18,6 +18,7 @@ from secateur.checkpoint.plans import PLAN_FOLDER, save_plan
 from secateur.checkpoint.staging import MARKER, check_target, staged
 from secateur.encoding import Batch
 from secateur.errors import VerificationError
+from secateur.memory import give_back
 from secateur.models.families import configured_width
 from secateur.models.loading import LoadedModel, hash_weights, number_format, quiet_transformers
 from secateur.models.safety import shard_limit
@@ -165,6 +166,7 @@ def verify(folder: Path, model: Any, example: Batch) -> None:
     Raises:
         VerificationError: they differ.
     """
+    give_back()  # what writing took
     again, info = type(model).from_pretrained(
         folder,
         dtype=next(model.parameters()).dtype,

@@ -128,15 +128,6 @@ class FeedForward:
         if hasattr(self.owner, "intermediate_size"):
             setattr(self.owner, "intermediate_size", padded_width)  # noqa: B010 (not declared on nn.Module)
 
-    def change(self, layer: LayerPlan) -> tuple[Tensor, Tensor]:
-        """(K, H) and (H,) on its device: what `mask_` adds to the columns and the bias of the down projection."""
-        old, kept = _matrix(self.down).detach().T, torch.from_numpy(layer.kept).to(self.device)
-        columns, bias = -old, torch.zeros_like(old[0])
-        columns[kept] = 0 if layer.update is None else layer.update.weight.to(old) - old[kept]
-        if layer.update is not None and layer.update.bias is not None:
-            bias = layer.update.bias.to(old) - self.output_bias().to(old)
-        return columns, bias
-
     def mask_(self, layer: LayerPlan) -> None:
         """Give the down projection new data: the columns of `layer`, update included, and zero ones for the rest."""
         down: Any = self.down

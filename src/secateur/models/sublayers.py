@@ -186,4 +186,6 @@ def _find_real(ffn: FeedForward, inputs: Mapping[str, Tensor], tokens: int, *, f
 
 def _join(passes: Sequence[Tensor], real: Tensor) -> Tensor:
     """(n, features) float32, real tokens of all passes; some models flatten (B, T) themselves."""
-    return torch.cat([values.reshape(-1, values.shape[-1])[real].float() for values in passes])
+    flat = [values.reshape(-1, values.shape[-1]) for values in passes]
+    chosen = flat if bool(real.all()) else [values[real] for values in flat]  # else there is nothing to copy
+    return chosen[0].float() if len(chosen) == 1 else torch.cat(chosen).float()
