@@ -56,9 +56,9 @@ def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift_sh
     pair, pruned = _Pair(context, drift_share), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):
         measured = pair.measure(ffn)
+        give_back()
         pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
         pair.prune(pruned[-1])
-        give_back()
         context.progress("pruning network after network", place + 1, len(context.feedforwards))
     return tuple(pruned)
 

@@ -70,10 +70,10 @@ class Walk:
         for number, passage in enumerate(self._passages):
             while passage.place < goal:
                 self.advance(number, self.run(number))
-        give_back()
 
     def run(self, number: int) -> Tensor:
         """(B, T, D) what the layer that lies ahead makes of a batch; the batch stays where it is."""
+        give_back()  # else what layers leave behind adds up to several times what one of them takes
         passage = self._passages[number]
         args, kwargs = passage.calls[passage.place]
         with torch.inference_mode():
