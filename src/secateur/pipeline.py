@@ -296,6 +296,7 @@ def carry_out(plan: PruningPlan, loaded: LoadedModel, *, in_place: bool) -> nn.M
     """The pruned model: the loaded one cut in place, or a copy."""
     if not in_place:
         return apply(plan, loaded.model)
+    give_back()  # what choosing took
     cut_(loaded.model, loaded.family, plan)
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.clone()  # no view of the original's file, whose pages are given back
