@@ -243,13 +243,14 @@ def find_width(loaded: LoadedModel, recipe: Recipe) -> int:
 def make_plan(
     context: PruningContext, clock: Clock | None = None, chosen: Sequence[LayerPlan] | None = None
 ) -> PruningPlan:
-    """Choose by the recipe's method, unless it has `chosen` already, then refit if asked (and not refitted yet)."""
+    """Choose by the recipe's method, then refit if asked; what is `chosen` already stands, unless the method refits."""
     recipe, clock = context.recipe, clock or Clock()
-    if chosen is None:
+    method = find_method(recipe.method)
+    if chosen is None or method.refits:
         with clock.phase("choosing"):
-            chosen = find_method(recipe.method).plan(context)
+            chosen = method.plan(context)
     layers = tuple(chosen)
-    if recipe.refit and not find_method(recipe.method).refits:
+    if recipe.refit and not method.refits:
         with clock.phase("refitting"):
             layers = refit_layers(context, layers)
     return as_plan(context, layers)
@@ -298,9 +299,6 @@ def carry_out(plan: PruningPlan, loaded: LoadedModel, *, in_place: bool) -> nn.M
         return apply(plan, loaded.model)
     give_back()  # what choosing took
     cut_(loaded.model, loaded.family, plan)
-    for parameter in loaded.model.parameters():
-        parameter.data = parameter.data.clone()  # no view of the original's file, whose pages are given back
-    give_back()
     return loaded.model
 
 

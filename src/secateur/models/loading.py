@@ -62,6 +62,9 @@ def load_model(
         loaded = _load_gguf(source, dtype, place) if source.gguf_file else _load_folder(source, dtype)
     check_finite(loaded.model)
     loaded.model.to(place).eval()
+    if place.type == "cpu":
+        for parameter in loaded.model.parameters():
+            parameter.data = parameter.data.clone()  # no view of the file: what is cut away is given back, file or not
     if dtype is None and loaded.model.dtype == torch.bfloat16 and is_slow_in_bfloat16(place):
         slow = "this processor computes bfloat16 many times slower than float32; --dtype float32 goes faster"
         loaded = replace(loaded, warnings=(*loaded.warnings, slow))

@@ -18,7 +18,7 @@ from secateur.checkpoint.staging import MARKER
 from secateur.encoding import Batch, TaskRows, batches_by_length, tokenise
 from secateur.evaluation.classification import predict, score_predictions
 from secateur.finetuning import Training, choose_training, describe_training, finetune, state_folder
-from secateur.methods import PruningContext, find_method
+from secateur.methods import PruningContext
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.sizes import measure_size, predict_size
 from secateur.paper.study import Study, run_parallel
@@ -177,7 +177,7 @@ def open_pruning(bench: Bench, variant: Variant, seed: int) -> PruningContext:
 
 
 def make_pruning_recipe(variant: Variant, seed: int) -> Recipe:
-    """How a draw of a variant is pruned; refitted all networks at once, with the ridge that was the best of four."""
+    """How a draw of a variant is pruned; refitted all networks at once, with one ridge for encoders and decoders."""
     refit = {"refit": True, "in_turn": False, "ridge": 0.1}
     return make_recipe({**variant.settings, **refit, "round_to": 1, "seed": seed, "device": "cpu"})
 
@@ -191,14 +191,11 @@ def capture_rows(bench: Bench, rows: int) -> list[Tensor]:
 def _score_width(
     context: PruningContext, bench: Bench, task: str, width: int, refits: Sequence[bool], draw: int
 ) -> list[dict[str, Any]]:
-    entries, clock, chosen = [], Clock(), None
+    entries, chosen, seconds = [], None, 0.0
     for refit in sorted(refits):  # first as chosen
-        recipe = context.recipe.model_copy(update={"refit": refit})
-        if refits_itself := find_method(recipe.method).refits:
-            clock = Clock()
+        clock, recipe = Clock(), context.recipe.model_copy(update={"refit": refit})
         plan = make_plan(context.under(recipe, width), clock, chosen)
-        if not refit and not refits_itself:
-            chosen = plan.layers
+        chosen, seconds = chosen or plan.layers, clock.seconds.get("choosing", seconds)
         pruned = carry_out(plan, context.loaded, in_place=False)
         layers = plan.layers
         figures = {name: float(np.mean([layer.figures[name] for layer in layers])) for name in layers[0].figures}
@@ -210,7 +207,7 @@ def _score_width(
                 **relative_flops(bench, width),
                 "scores": score(pruned, bench, task),
                 "calibration_rows": context.calibration.summary.rows,
-                "seconds_choosing": round(clock.seconds["choosing"], 2),
+                "seconds_choosing": round(seconds, 2),
                 "figures": figures | context.rates,
             }
         )
