@@ -61,6 +61,16 @@ def test_dry_run_writes_nothing_and_foretells_the_size(checkpoint, tmp_path, cap
     assert f"-> {json.loads(done)['after']['parameters']:,}" in json.loads(foretold)["parameters"]
 
 
+def test_dry_run_of_one_budget_foretells_no_less_than_the_widest_network_asks(checkpoint, tmp_path, capsys):
+    words = ("prune", checkpoint, tmp_path / "out", *FAST, "--allocation", "global", "--json")
+    _, foretold, _ = call(*words, "--dry-run", capsys=capsys)
+    facts = json.loads(foretold)
+    assert "-> at least " in facts["parameters"] and "mean of all networks" in facts["width"]
+    _, done, _ = call(*words, capsys=capsys)
+    least = int(facts["parameters"].split("at least ")[1].replace(",", ""))
+    assert json.loads(done)["after"]["parameters"] >= least
+
+
 def test_a_recipe_file_says_what_options_say_and_options_win(checkpoint, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("keep: 0.25\nround_to: 1\ncalibration_tokens: 600\nmax_length: 64\nrefit: false\n")

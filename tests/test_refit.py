@@ -30,6 +30,13 @@ def test_refit_solves_the_ridge_problem(is_isotropic):
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_isotropic", [False, True])
+def test_a_network_that_never_fires_keeps_its_columns(is_isotropic):
+    w = layer()[1]
+    silent = torch.zeros(12, 12, dtype=torch.float64)
+    assert torch.equal(refit_down(silent, w, KEPT, ridge=0.01, is_isotropic=is_isotropic).weight, w[KEPT].float())
+
+
 def test_with_a_bias_it_is_least_squares_with_an_intercept():
     z, w = layer(offset=2.0)
     bias = torch.arange(5.0, dtype=torch.float64)

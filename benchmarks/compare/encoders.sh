@@ -1,24 +1,46 @@
 #!/usr/bin/env bash
 # Encoders: MiniLM as it is and fine-tuned on SST-2, and the small BERT fine-tuned three times on each of four tasks.
-# Goes on where it was stopped.
+# Goes on where it was stopped; with a second argument only that part runs.
 set -euo pipefail
 out="${1:-out/compare}"
+only="${2:-}"
+made="out/models" # fine-tuned models and joined data, not results
 label_free=secateur,importance,osscar,flap,wanda-sp,kcm,minitron,magnitude,redundancy
-all="$label_free,textpruner-self,kprune,llm-pruner,textpruner,mask-tuning"
-common=(--refit both --allocation both --calibration-tokens 24576 --data "$SECATEUR_DATA" --dtype float32)
+all="$label_free,textpruner-self,textpruner-self-published,kprune,llm-pruner,textpruner,mask-tuning"
+common=(--refit both --calibration-tokens 24576 --dtype float32)
+sentences=(--task stsb-embeddings --calibration "$SECATEUR_DATA/sst2/train.tsv" --text-column sentence)
 
-secateur compare minilm --methods "$label_free" --task stsb-embeddings --keep 0.6,0.4 "${common[@]}" --trials 3 \
-  --calibration "$SECATEUR_DATA/sst2/train.tsv" --text-column sentence --out "$out/minilm-stsb"
+minilm-stsb() { # all methods on the pairs that constants were tuned on
+  secateur compare minilm --methods "$label_free" --keep 0.6,0.4 "${common[@]}" "${sentences[@]}" --trials 3 \
+    --data "$SECATEUR_DATA" --out "$out/minilm-stsb"
+}
 
-for seed in 0 1 2; do
-  for task in sst2 stsb mrpc qnli; do
-    model="$out/models/tiny-$task-$seed"
-    [ -d "$model" ] || secateur finetune "$SECATEUR_MODELS/bert-tiny-base" "$task" "$model" \
-      --data "$SECATEUR_DATA" --freeze-embeddings --seed "$seed"
-    secateur compare "$model" --methods "$all" --task "$task" --keep 0.4 "${common[@]}" --trials 1 --out "$out/tiny-$task-$seed"
+minilm-pairs() { # the best of them on all other pairs, since none of their labels is used
+  mkdir -p "$made/pairs/stsb"
+  cat "$SECATEUR_DATA/stsb/train.tsv" <(tail -n +2 "$SECATEUR_DATA/stsb/test.tsv") > "$made/pairs/stsb/validation.tsv"
+  secateur compare minilm --methods secateur,osscar,kcm --keep 0.6,0.4 "${common[@]}" "${sentences[@]}" --trials 3 \
+    --data "$made/pairs" --out "$out/minilm-pairs"
+}
+
+tiny() {
+  for seed in 0 1 2; do
+    for task in sst2 stsb mrpc qnli; do
+      model="$made/tiny-$task-$seed"
+      [ -d "$model" ] || secateur finetune "$SECATEUR_MODELS/bert-tiny-base" "$task" "$model" \
+        --data "$SECATEUR_DATA" --freeze-embeddings --seed "$seed"
+      secateur compare "$model" --methods "$all" --task "$task" --keep 0.4 "${common[@]}" --allocation both --trials 1 \
+        --data "$SECATEUR_DATA" --out "$out/tiny-$task-$seed"
+    done
   done
-done
+}
 
-[ -d "$out/models/minilm-sst2" ] || secateur finetune minilm sst2 "$out/models/minilm-sst2" --data "$SECATEUR_DATA" \
-  --max-rows 20000 --epochs 1
-secateur compare "$out/models/minilm-sst2" --methods "$all" --task sst2 --keep 0.4 "${common[@]}" --trials 2 --out "$out/minilm-sst2"
+minilm-sst2() {
+  [ -d "$made/minilm-sst2" ] || secateur finetune minilm sst2 "$made/minilm-sst2" --data "$SECATEUR_DATA" \
+    --max-rows 20000 --epochs 1
+  secateur compare "$made/minilm-sst2" --methods "$all" --task sst2 --keep 0.4 "${common[@]}" --allocation both --trials 2 \
+    --data "$SECATEUR_DATA" --out "$out/minilm-sst2"
+}
+
+for part in tiny minilm-sst2 minilm-pairs minilm-stsb; do
+  [ -n "$only" ] && [ "$only" != "$part" ] || "$part"
+done

@@ -103,13 +103,16 @@ class MomentSum:
         self.rows += len(rows)
 
     def finish(self) -> tuple[Tensor, Tensor | None]:
-        """(K,) and (K, K) float64 on the CPU, E[z] and E[z z^T]; None without products. At least one row was added."""
+        """(K,) and (K, K) float64 on the CPU, E[z] and E[z z^T]; None without products.
+
+        At least one row was added. Once only: the sum itself becomes the result, as a second matrix could be too much.
+        """
         assert self._origin is not None
         origin, apart = self._origin.cpu().double(), self._sum / self.rows
         mean = origin + apart
         if self._products is None:
             return mean, None
-        moments = self._products.finish() / self.rows
+        moments = self._products.finish().div_(self.rows)
         return mean, moments.addr_(origin, apart).addr_(mean, origin)
 
 

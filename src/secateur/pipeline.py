@@ -257,7 +257,7 @@ def make_plan(
 
 
 def needs_statistics(recipe: Recipe) -> bool:
-    """Whether anything is measured in the unpruned model before it is pruned."""
+    """Whether all networks are measured at once in the unpruned model (`PruningContext.statistics`)."""
     method = find_method(recipe.method)
     return ("activations" in method.needs and not method.measures_itself) or refits_at_once(recipe)
 

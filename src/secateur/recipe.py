@@ -50,7 +50,7 @@ class Recipe(BaseModel):
     in_turn: bool = True
     """Refit network after network (method secateur: choose there too), towards the unpruned model's residual stream."""
     information: bool = True
-    """Let mutual information take part in the choice; without it plain importance decides."""
+    """Let mutual information take part in the choice (secateur, redundancy); without it plain importance decides."""
     layers: str | None = _bounded(None, "text such as 2-28 or 0,3,5-7")
     """Only these feed-forward networks, numbered from 0, for instance 2-28 or 0,3,5-7 (default: all)."""
     round_to: int | None = _bounded(None, "a whole number of at least 1", ge=1)
@@ -104,13 +104,13 @@ class Recipe(BaseModel):
     mi_memory: ByteSize | None = _bounded(None, "a size such as 4GB")
     """Keep a layer's matrix of mutual informations in a temporary file if it is larger than this, such as 4GB."""
     noise: float | None = _bounded(None, "a number of at least 0", ge=0, allow_inf_nan=False)
-    """Noise that `secateur` assumes in each activation when it chooses, in its second moments (default: as `ridge`)."""
+    """Noise that `secateur` assumes in each activation, as a share of its second moment (default: as `ridge`)."""
     ridge: float | None = _bounded(None, "a number above 0", gt=0, allow_inf_nan=False)
-    """Noise that a refit assumes in each activation, in its second moments (default: 0.3 for decoders, else 0.01)."""
+    """Noise that a refit assumes, as a share of each second moment (default: 0.3 for decoders, else 0.01)."""
     token_noise: float = _bounded(0.1, "in [0, 1)", ge=0, lt=1)
     """Share of calibration tokens that random ones replace, for `secateur` and where networks are refitted in turn."""
     drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
-    """Share of what the residual stream lacks of the unpruned model's that a refit in turn makes up for."""
+    """Share of the difference to the unpruned model's hidden states that a refit in turn makes up for."""
     allocation: Literal["uniform", "global"] = "uniform"
     """One width for all networks, or (methods that define it) the best neurons of all networks together."""
     magnitude: Literal["incoming-l1", "group-l1", "down-l2", "group-l2", "peak-to-peak"] = "incoming-l1"

@@ -59,7 +59,7 @@ def refit_down(
     V = W_P + (H_PP + diag lambda_P)^-1 (H_PR W_R + E[z_P d^T]), with lambda_j = ridge x H_jj: what is added is the same
     as if each activation had noise of `ridge` x its second moment. Where the down projection has a bias, moments are
     taken about the means and the bias takes up the difference of the means, which is the same least-squares problem
-    with an intercept.
+    with an intercept. `hold` adds a little more to lambda, against rounding.
 
     Args:
         second_moments: (K, K) float64, E[z z^T].
@@ -87,7 +87,10 @@ def refit_down(
         products = None if drift is None else drift.products - torch.outer(mean, drift.mean)
     weight = columns.double()
     system = moments[stay][:, stay]
-    held = ridge * moments.diagonal().mean() if is_isotropic else hold(ridge, moments, second_moments)[stay]
+    if is_isotropic:
+        held = ridge * moments.diagonal().mean().clamp(min=torch.finfo(moments.dtype).tiny)
+    else:
+        held = hold(ridge, moments, second_moments)[stay]
     system.diagonal().add_(held)
     wanted = moments[stay][:, gone] @ weight[gone]  # (width, H)
     if products is not None:

@@ -49,7 +49,7 @@ def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift_sh
         drift_share: in [0, 1].
 
     Cost:
-        Three runs of each layer (where layers are shared or form two stacks, two forward passes up to each network);
+        Three runs of each layer (of a model that can't walk, two forward passes up to each network);
         n K (K + 2 H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
         second moments.
     """

@@ -40,7 +40,7 @@ class _Passage:
 
 
 def can_walk(loaded: LoadedModel) -> bool:
-    """Whether the model's layers follow one another in a single stack, each running once."""
+    """Whether it is a text model whose layers follow one another in a single stack, each running once."""
     return loaded.family.kind in ("decoder", "encoder") and loaded.family.sharing_key is None
 
 

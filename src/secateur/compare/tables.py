@@ -45,9 +45,9 @@ class Point:
     parameters: float
     """Weights that are left, mean over trials."""
     seconds_choosing: float
-    """Of one choice, mean over trials."""
+    """Of choosing (and refitting) once, mean over trials."""
     peak_mb_choosing: float
-    """Of one choice, highest of the trials."""
+    """Of choosing (and refitting) once, highest of the trials."""
     mark: str
     """"best" at this width, "tied" with the best, or empty."""
 

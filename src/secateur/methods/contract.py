@@ -97,7 +97,7 @@ class PruningContext:
     width: int
     """Neurons to keep in each."""
     calibration: Calibration
-    """Batches of unlabelled text."""
+    """Batches of text, or of a task's rows with their labels."""
     recipe: Recipe
     """The settings."""
     sampling: Sampling
@@ -158,7 +158,7 @@ class PruningContext:
 
     @property
     def noised(self) -> Calibration:
-        """What networks are measured on one by one: the calibration text, some tokens replaced by random ones."""
+        """What `secateur` and the refit in turn measure on: the text with some tokens replaced by random ones."""
         share, seed = self.recipe.token_noise, self.recipe.seed
         return self.once(("noised", share), lambda: replace_tokens(self.calibration, self.loaded, share, seed))
 

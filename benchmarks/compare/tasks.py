@@ -1,0 +1,70 @@
+"""Scores less those before pruning, in results of `secateur compare` on fine-tuned models, as one Markdown table.
+
+    python benchmarks/compare/tasks.py benchmarks/compare/tiny-*/compare.json [--keep 0.4]
+
+A folder is named `MODEL-TASK-SEED`; a task's column is the mean over its fine-tunings (and their draws), the last one
+the mean over tasks ± its standard error over seeds, each seed's mean over the tasks being one value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from secateur.compare.entries import as_entry
+from secateur.tables import as_markdown
+
+Gains = Mapping[str, Mapping[str, float]]
+"""By task, then by seed."""
+
+
+def read_gains(paths: list[Path], keep: float) -> dict[tuple[str, ...], Gains]:
+    """What each row gains over the model before pruning."""
+    found: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
+    for path in paths:
+        content = json.loads(path.read_text())
+        _, task, seed = path.parent.name.rsplit("-", 2)
+        for entry in map(as_entry, content["cells"]):
+            assert entry is not None
+            if entry.keep != keep or not entry.is_saved_model:
+                continue
+            row = found.setdefault((entry.method, entry.allocation, entry.correction), defaultdict(dict))
+            gain = entry.scores[content["metric"]] - content["dense"]["scores"][content["metric"]]
+            row[task].setdefault(seed, []).append(gain)
+    return {
+        way: {task: {seed: float(np.mean(gains)) for seed, gains in seeds.items()} for task, seeds in row.items()}
+        for way, row in found.items()
+    }
+
+
+def mean_over_tasks(gains: Gains) -> tuple[float, float]:
+    """Mean over tasks and seeds, and its standard error over seeds (nan where there is one seed)."""
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in gains.values())))
+    means = [float(np.mean([by_seed[seed] for by_seed in gains.values()])) for seed in seeds]
+    error = float(np.std(means, ddof=1)) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+    return float(np.mean(means)), error
+
+
+def main() -> None:
+    """Print the table, best first."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("paths", type=Path, nargs="+")
+    parser.add_argument("--keep", type=float, default=0.4)
+    asked = parser.parse_args()
+    rows = read_gains(asked.paths, asked.keep)
+    tasks = sorted({task for gains in rows.values() for task in gains})
+    lines = []
+    for way, gains in sorted(rows.items(), key=lambda row: -mean_over_tasks(row[1])[0]):
+        mean, error = mean_over_tasks(gains)
+        columns = [f"{np.mean(list(gains[task].values())):+.4f}" if task in gains else "-" for task in tasks]
+        lines.append([*way, *columns, f"{mean:+.4f} ± {error:.4f}"])
+    print(as_markdown(["method", "allocation", "correction", *tasks, "mean"], lines))
+
+
+if __name__ == "__main__":
+    main()
