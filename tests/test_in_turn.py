@@ -10,7 +10,7 @@ import transformers
 import secateur
 import tiny
 from secateur import probing
-from secateur.errors import InputError
+from secateur.errors import InputError, SecateurError
 from secateur.methods import METHODS
 from secateur.methods.secateur import FLOOR, Profile, allocate, find_removals, measure_profiles, measure_whole
 from secateur.models.cutting import cut_
@@ -25,7 +25,7 @@ from secateur.refit import LEAST_HOLD, Drift
 from secateur.refitting import Measured
 from secateur.results import LayerPlan, Update
 from secateur.selection.allocation import allocate_widths
-from secateur.walking import PrunedStream, Stream, Walk
+from secateur.walking import PrunedStream, Recording, Stream, Walk
 
 WIDTH = 12
 
@@ -479,6 +479,42 @@ def test_a_model_that_does_not_change_runs_each_layer_once():
         for number in range(len(stream)):
             stream.read(number)
     assert len(ran) == 2 * len(stream)
+
+
+@pytest.mark.parametrize("case", ["llama", "bert", "albert"])
+def test_refits_that_share_a_recording_of_the_unpruned_model_give_the_same_and_leave_no_file(
+    case, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    alone, sharing = open_on(case), open_on(case)
+    sharing.has_several_refits = True
+    plans = [make_plan(context) for context in (alone, sharing, sharing)]
+    assert isinstance(sharing.read_whole(), Recording)
+    assert list(tmp_path.iterdir())
+    for layers in zip(*(plan.layers for plan in plans), strict=True):
+        assert all(torch.equal(layer.update.weight, layers[0].update.weight) for layer in layers)
+    monkeypatch.setattr(Stream, "__init__", None)  # nothing is run again
+    assert sharing.under(sharing.recipe.model_copy(update={"keep": 0.25}), 6).read_whole() is sharing.read_whole()
+    sharing._known.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recording_that_finds_no_room_is_an_error_in_a_line(monkeypatch):
+    def save(*given):
+        raise OSError(28, "No space left on device")
+
+    context = open_on("llama")
+    context.has_several_refits = True
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(SecateurError, match="No space left on device; TMPDIR=FOLDER"):
+        make_plan(context)
+
+
+def test_a_recording_that_would_be_too_large_is_not_made(monkeypatch):
+    context = open_on("llama")
+    context.has_several_refits = True
+    monkeypatch.setattr("secateur.methods.contract.MOST_RECORDED", 100)
+    assert isinstance(context.read_whole(), Stream)
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "bert"])

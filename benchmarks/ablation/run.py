@@ -180,7 +180,8 @@ def _open(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
     if any(name in row.settings for name in ("calibration", "calibration_tokens")):
         return open_context(loaded, None, recipe)
     if "usual" not in contexts:
-        contexts["usual"] = open_context(loaded, None, make_recipe({**BASE, "in_turn": False}))
+        opened = open_context(loaded, None, make_recipe({**BASE, "in_turn": False}))
+        contexts["usual"] = replace(opened, has_several_refits=True)
     return contexts["usual"].under(recipe, find_width(loaded, recipe))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def run_demo(
     progress("reading the model", 0, 1)
     loaded = load_model(MODEL)
     progress("reading the model", 1, 1)
-    context = open_context(loaded, None, recipe, progress)
+    context = replace(open_context(loaded, None, recipe, progress), has_several_refits=True)
     ids = take_tokens(default_test_text(), loaded.tokenizer, test_tokens)
 
     result = finish(context, make_plan(context))

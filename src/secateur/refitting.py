@@ -16,7 +16,7 @@ from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward
 from secateur.refit import Drift, refit_down, relative_output_error
 from secateur.results import LayerPlan, Update
-from secateur.walking import Measurable, PrunedStream, Stream
+from secateur.walking import Measurable, PrunedStream, Stream, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ class _Pair:
     """The unpruned model and the one pruned so far, read side by side."""
 
     def __init__(self, context: Measurable, drift_share: float) -> None:
-        loaded, batches = context.loaded, context.noised.batches
+        loaded = context.loaded
         has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
-        self._whole = Stream(loaded, batches) if has_target else None
-        self._student = PrunedStream(loaded, context.feedforwards, batches)
+        self._whole = context.read_whole() if has_target else None
+        self._student = PrunedStream(loaded, context.feedforwards, context.noised.batches)
         self._drift_share = drift_share
 
     def measure(self, ffn: FeedForward) -> Measured:
@@ -117,7 +117,7 @@ class _Pair:
         self._student.prune(layer)
 
 
-def measure(ffn: FeedForward, model: Stream, whole: Stream | None = None, drift_share: float = 1.0) -> Measured:
+def measure(ffn: FeedForward, model: Stream, whole: Totals | None = None, drift_share: float = 1.0) -> Measured:
     """What a network is pruned by, with what it lacks of the `whole` model's residual stream.
 
     Args:
@@ -132,7 +132,7 @@ def measure(ffn: FeedForward, model: Stream, whole: Stream | None = None, drift_
     moments, products = MomentSum(ffn.width), ProductSum(ffn.width, ffn.hidden_size)
     lack, energy = torch.zeros(ffn.hidden_size, dtype=torch.float64), 0.0
     for number in range(len(model)):
-        wanted = None if whole is None else whole.read(number).total  # first, while little else is held
+        wanted = None if whole is None else whole.read_total(number)  # first, while little else is held
         found = model.read(number)
         moments.add(found.activations)
         if wanted is not None:

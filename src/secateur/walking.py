@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.calibration import Calibration
 from secateur.capture import blaming_batch, run_body
 from secateur.encoding import Batch
+from secateur.errors import SecateurError
 from secateur.memory import give_back
 from secateur.models.families import find_feedforwards, find_layers
 from secateur.models.feedforward import FeedForward, replaced
@@ -118,6 +123,19 @@ class Measurable(Protocol):
     def progress(self) -> Progress:
         """Told after each network."""
 
+    def read_whole(self) -> Totals:
+        """The unpruned model on the text with replaced tokens."""
+
+
+class Totals(Protocol):
+    """What networks of a model give, added to what that is added to, network after network."""
+
+    def go_to(self, ffn: FeedForward) -> None:
+        """Have `read_total` read this network."""
+
+    def read_total(self, number: int) -> Tensor:
+        """(n, H) float32 for the real tokens of a batch."""
+
 
 class Stream:
     """A model under changes, such as masks, read network after network over all batches.
@@ -176,6 +194,47 @@ class Stream:
         if walk is not None and self._is_fixed:
             walk.advance(number, states[0])
         return found
+
+    def read_total(self, number: int) -> Tensor:
+        """(n, H) float32, what the network gives in a batch, added to its residual; the rest is as in `read`."""
+        return self.read(number).total
+
+
+class Recording:
+    """Totals of a model that does not change, run through once and kept in a temporary folder for several readers."""
+
+    def __init__(self, stream: Stream, feedforwards: Sequence[FeedForward]) -> None:
+        """Runs through the networks, in order; n x H x 4 bytes of disk for each, as long as this lives.
+
+        Raises:
+            SecateurError: there is no room for them.
+        """
+        folder = tempfile.TemporaryDirectory(prefix="secateur-")
+        weakref.finalize(self, folder.cleanup)
+        self._folder, self._ffn = Path(folder.name), feedforwards[0]
+        for ffn in feedforwards:
+            stream.go_to(ffn)
+            self.go_to(ffn)
+            for number in range(len(stream)):
+                total = stream.read_total(number).cpu().numpy()
+                try:
+                    np.save(self._file(number), total)
+                except OSError as error:
+                    raise SecateurError(
+                        f"what the unpruned model computes can't be kept in {folder.name}: {error.strerror}; "
+                        "TMPDIR=FOLDER names another folder for temporary files"
+                    ) from error
+
+    def go_to(self, ffn: FeedForward) -> None:
+        """Have `read_total` read this network."""
+        self._ffn = ffn
+
+    def read_total(self, number: int) -> Tensor:
+        """(n, H) float32, as the stream gave it."""
+        return torch.from_numpy(np.load(self._file(number))).to(self._ffn.device)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{self._ffn.path}-{number}.npy"
 
 
 class PrunedStream(Stream):

@@ -106,7 +106,7 @@ class Trial:
     def __init__(self, bench: Bench, context: PruningContext, number: int, watch: MemoryWatch) -> None:
         shared = {entry.name: getattr(context, entry.name) for entry in fields(PruningContext)}
         self.bench, self.number = bench, number
-        self.context = CostedContext(**shared, ledger=Ledger(watch))
+        self.context = CostedContext(**{**shared, "has_several_refits": True}, ledger=Ledger(watch))
         self._measured = False
 
     def seconds_measuring(self) -> float | None:

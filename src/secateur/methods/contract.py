@@ -22,6 +22,7 @@ from secateur.models.loading import LoadedModel
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan, MutualInformation, Progress, Update, no_progress
 from secateur.selection.ranking import select_overall, select_top
+from secateur.walking import Recording, Stream, Totals
 
 Need = Literal["weights", "activations", "gradients", "labels"]
 Sight = Literal["duplicates", "dead neurons"]
@@ -47,6 +48,8 @@ CHOOSING_SETTINGS = frozenset(
 """Settings that no measured activation depends on."""
 RIDGE = {"decoder": 0.3, "encoder": 0.01, "encoder-decoder": 0.01, "vision": 0.01}
 """Default noise that a refit assumes in each activation, by kind; chosen on SmolLM2 and MiniLM."""
+MOST_RECORDED = 4e9
+"""Bytes that a recording of the unpruned model may take in the folder for temporary files."""
 _STATISTICS = ("statistics",)
 T = TypeVar("T")
 
@@ -104,6 +107,8 @@ class PruningContext:
     """Which activation rows are sampled."""
     progress: Progress = no_progress
     """Told how far each phase is."""
+    has_several_refits: bool = False
+    """Whether more than one refit in turn is to come, so that what the unpruned model does is worth keeping."""
     with_second_moments: bool = True
     """Whether `statistics` hold the products of activations that some methods and the refit all at once need."""
     rates: dict[str, float] = field(default_factory=dict)
@@ -161,6 +166,17 @@ class PruningContext:
         """What `secateur` and the refit in turn measure on: the text with some tokens replaced by random ones."""
         share, seed = self.recipe.token_noise, self.recipe.seed
         return self.once(("noised", share), lambda: replace_tokens(self.calibration, self.loaded, share, seed))
+
+    def read_whole(self) -> Totals:
+        """The unpruned model on `noised`, network after network; recorded for several refits, if that fits."""
+
+        def open_stream() -> Stream:
+            return Stream(self.loaded, self.noised.batches)
+
+        size = 4 * self.calibration.summary.tokens * sum(ffn.hidden_size for ffn in self.feedforwards)
+        if not self.has_several_refits or not 0 < size <= MOST_RECORDED:
+            return open_stream()
+        return self.once(("whole", self.recipe.token_noise), lambda: Recording(open_stream(), self.feedforwards))
 
     def require_loss(self) -> None:
         """Raise InputError unless there is a loss to take gradients of: next tokens, or labels under a classifier."""
