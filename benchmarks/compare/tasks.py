@@ -2,8 +2,9 @@
 
     python benchmarks/compare/tasks.py benchmarks/compare/tiny-*/compare.json [--keep 0.4]
 
-A folder is named `MODEL-TASK-SEED`; a task's column is the mean over its fine-tunings (and their draws), the last one
-the mean over tasks ± its standard error over seeds, each seed's mean over the tasks being one value.
+A folder is named `MODEL-TASK-SEED`. A task's column is the mean over its fine-tunings (and their draws), the last one
+the mean over tasks ± its standard error over seeds, each seed's mean over the tasks being one value. Seeds that lack
+a task are left out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secateur.compare.entries import as_entry
 from secateur.tables import as_markdown
 
-Gains = Mapping[str, Mapping[str, float]]
-"""By task, then by seed."""
+Gains = Mapping[str, NDArray[np.float64]]
+"""(seeds,) by task."""
 
 
 def read_gains(paths: list[Path], keep: float) -> dict[tuple[str, ...], Gains]:
@@ -36,18 +38,18 @@ def read_gains(paths: list[Path], keep: float) -> dict[tuple[str, ...], Gains]:
             row = found.setdefault((entry.method, entry.allocation, entry.correction), defaultdict(dict))
             gain = entry.scores[content["metric"]] - content["dense"]["scores"][content["metric"]]
             row[task].setdefault(seed, []).append(gain)
+    whole = set.intersection(*(set(seeds) for row in found.values() for seeds in row.values()))
     return {
-        way: {task: {seed: float(np.mean(gains)) for seed, gains in seeds.items()} for task, seeds in row.items()}
+        way: {task: np.array([np.mean(seeds[seed]) for seed in sorted(whole)]) for task, seeds in sorted(row.items())}
         for way, row in found.items()
     }
 
 
 def mean_over_tasks(gains: Gains) -> tuple[float, float]:
     """Mean over tasks and seeds, and its standard error over seeds (nan where there is one seed)."""
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in gains.values())))
-    means = [float(np.mean([by_seed[seed] for by_seed in gains.values()])) for seed in seeds]
-    error = float(np.std(means, ddof=1)) / len(means) ** 0.5 if len(means) > 1 else float("nan")
-    return float(np.mean(means)), error
+    means = np.mean(list(gains.values()), axis=0)
+    error = float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+    return float(means.mean()), error
 
 
 def main() -> None:
@@ -57,11 +59,11 @@ def main() -> None:
     parser.add_argument("--keep", type=float, default=0.4)
     asked = parser.parse_args()
     rows = read_gains(asked.paths, asked.keep)
-    tasks = sorted({task for gains in rows.values() for task in gains})
+    tasks = list(next(iter(rows.values())))
     lines = []
     for way, gains in sorted(rows.items(), key=lambda row: -mean_over_tasks(row[1])[0]):
         mean, error = mean_over_tasks(gains)
-        columns = [f"{np.mean(list(gains[task].values())):+.4f}" if task in gains else "-" for task in tasks]
+        columns = [f"{gains[task].mean():+.4f}" for task in tasks]
         lines.append([*way, *columns, f"{mean:+.4f} ± {error:.4f}"])
     print(as_markdown(["method", "allocation", "correction", *tasks, "mean"], lines))
 
