@@ -146,3 +146,10 @@ def test_moments_about_large_means_keep_their_digits():
     assert torch.allclose(mean, x.double().mean(dim=0), rtol=1e-7)
     assert torch.allclose(second, x.double().T @ x.double() / 5000, rtol=1e-6)
     assert torch.allclose(second - torch.outer(mean, mean), apart.T @ apart / 5000, atol=1e-9)
+
+
+def test_the_sum_of_products_becomes_the_result_without_a_second_matrix():
+    found = MomentSum(4)
+    found.add(torch.randn(9, 4))
+    products = found._products
+    assert found.finish()[1].data_ptr() == products.finish().data_ptr()

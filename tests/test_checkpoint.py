@@ -482,3 +482,20 @@ class TestPlans:
             load_plan(tmp_path)
         with pytest.raises(InputError, match="there is no plan in"):
             load_plan(tmp_path / "nowhere")
+
+
+def test_weights_that_were_read_back_are_held_once_while_outputs_are_compared(checkpoint, tmp_path, monkeypatch):
+    result = prune(checkpoint, keep=0.5, round_to=1, calibration_tokens=600, max_length=64)
+    kind, seen = type(result.model), []
+    read = kind.from_pretrained
+
+    def keep(*given, **named):
+        found = read(*given, **named)
+        seen.append(found[0])
+        return found
+
+    monkeypatch.setattr(kind, "from_pretrained", keep)
+    result.save(tmp_path / "out")
+    (again,) = seen
+    for name, parameter in result.model.named_parameters():
+        assert again.get_parameter(name).data_ptr() == parameter.data_ptr()
