@@ -16,7 +16,7 @@ from secateur.methods.secateur import FLOOR, Profile, allocate, find_removals, m
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
-from secateur.models.loading import hash_weights, wrap_model
+from secateur.models.loading import hash_weights, load_model, wrap_model
 from secateur.models.sublayers import read_sublayer
 from secateur.pipeline import as_plan, make_plan, open_context, refit_layers
 from secateur.probing import Probe, hold_out
@@ -91,6 +91,54 @@ def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pr
     assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
     if second.update.bias is not None:
         assert torch.allclose(second.update.bias.double(), mean - z_mean[second.kept] @ wanted, atol=1e-4)
+
+
+def with_means(values, rows, weight):
+    """The rows about their mean, and those of texts' means, once per token, by the root of the weight."""
+    apart = values - values.mean(dim=0)
+    means = torch.stack([apart[rows == row].mean(dim=0) for row in rows])
+    return torch.cat([apart, weight**0.5 * means])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 4.0])
+def test_where_the_output_is_a_mean_of_tokens_the_error_of_that_counts_besides(weight):
+    settings = {"ridge": 0.2, "drift": 0.5, "mean_weight": weight}
+    context = open_on("bert-model", method="magnitude", **settings)
+    first, second = refit_layers(context, METHODS["magnitude"].plan(context))
+    whole = read_all(context.loaded, 1, context.noised.batches)
+    student = read_all(cut_copy(context, [first]), 1, context.noised.batches)
+    rows = torch.cat([part.rows + 3 * number for number, part in enumerate(student)])
+    assert rows.unique().numel() == 18
+    z = torch.cat([part.activations for part in student]).double()
+    aims = [b.output + 0.5 * (a.total - b.total) for a, b in zip(whole, student, strict=True)]
+    aim, stressed = torch.cat(aims).double(), with_means(z, rows, weight)
+    columns = context.down_columns(1).double()[second.kept]
+    wanted = solve_ridge(stressed, second.kept, with_means(aim, rows, weight), columns)
+    assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
+    bias = aim.mean(dim=0) - z.mean(dim=0)[second.kept] @ wanted
+    assert torch.allclose(second.update.bias.double(), bias, atol=1e-4)
+    left = with_means(aim, rows, weight) - stressed[:, second.kept] @ wanted  # the bias leaves no mean
+    whole_size = with_means(aim, rows, weight).square().sum()
+    whole_size += len(z) * (aim.mean(dim=0) - context.feedforwards[1].output_bias()).square().sum()
+    assert second.figures["relative_error_refit"] == pytest.approx(float(left.square().sum() / whole_size), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("case", "pooling", "weight"),
+    [("bert-model", "mean", 1.0), ("bert", "first", 0.0), ("roberta", None, 0.0), ("llama", None, 0.0)],
+)
+def test_texts_means_count_only_where_the_output_is_one(case, pooling, weight):
+    context = open_on(case)
+    assert (context.loaded.pooling, context.mean_weight) == (pooling, weight)
+
+
+def test_a_text_stands_for_itself_by_its_first_token_where_the_checkpoint_says_so(tmp_path):
+    folder = tiny.save_checkpoint(tmp_path / "m", "bert-model")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')
+    loaded = load_model(str(folder))
+    assert loaded.pooling == "first"
+    assert not loaded.reads_first_token
 
 
 @pytest.mark.parametrize("case", ["bert", "llama"])
@@ -255,6 +303,7 @@ def test_all_tokens_count_in_a_classifiers_last_network_if_its_head_takes_their_
         count = sum(len(stream.read(number).activations) for number in range(len(stream)))
         assert count == (rows if ffn is context.feedforwards[-1] else 180)
     assert context.sampling == ("cls" if pooling == "cls" else "tokens")
+    assert context.mean_weight == (1.0 if pooling == "mean" else 0.0)
 
 
 @pytest.mark.parametrize(

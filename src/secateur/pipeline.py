@@ -269,13 +269,12 @@ def refits_at_once(recipe: Recipe) -> bool:
 
 def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
     """The same neurons, with down projections that make up for those removed."""
-    ridge, recipe = context.ridge, context.recipe
-    if recipe.in_turn:
-        return refit_in_turn(context, lambda place, measured: layers[place], ridge=ridge, drift_share=recipe.drift)
+    if context.recipe.in_turn:
+        return refit_in_turn(context, lambda place, measured: layers[place])
     refitted = []
     for place, (ffn, layer) in enumerate(zip(context.feedforwards, layers, strict=True)):
         measured = Measured(context.second_moments(place), context.statistics[place].mean)
-        refitted.append(refit_network(ffn, layer, measured, ridge=ridge))
+        refitted.append(refit_network(ffn, layer, measured, ridge=context.ridge))
         context.progress("refitting", place + 1, len(layers))
     return tuple(refitted)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from secateur.capture import MomentSum, ProductSum, require_finite, require_rows
 from secateur.memory import give_back
 from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward
+from secateur.recipe import Recipe
 from secateur.refit import Drift, refit_down, relative_output_error
 from secateur.results import LayerPlan, Update
 from secateur.walking import Measurable, PrunedStream, Stream, Totals
@@ -35,29 +38,43 @@ Choose = Callable[[int, Measured], LayerPlan]
 """Called as choose(place, measured); the neurons of that network that stay."""
 
 
-def refit_in_turn(context: Measurable, choose: Choose, *, ridge: float, drift_share: float) -> tuple[LayerPlan, ...]:
+class Refittable(Measurable, Protocol):
+    """A model to be pruned, with how; a method's context has it all."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings."""
+
+    @property
+    def ridge(self) -> float:
+        """How strongly a refit holds on to the original weights."""
+
+    @property
+    def mean_weight(self) -> float:
+        """How much the mean over each text's tokens counts beside them."""
+
+
+def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
     """Networks pruned one after another, each measured where those before it are already pruned and refitted.
 
-    The target of each is its own output, and `drift_share` x what the residual stream after it lacks of the unpruned
-    model's, so that it also makes up for what the networks before it got wrong (for families whose residual can't be
+    The target of each is its own output, and `drift` x what the residual stream after it lacks of the unpruned model's,
+    so that it also makes up for what the networks before it got wrong (for families whose residual can't be
     told, only its own output).
 
     Args:
-        context: a model, its networks and text.
+        context: a model, its networks, text and settings.
         choose: picks what stays; it may look at what was measured, or know it before.
-        ridge: how strongly the refit holds on to the original weights.
-        drift_share: in [0, 1].
 
     Cost:
         Three runs of each layer (of a model that can't walk, two forward passes up to each network);
         n K (K + 2 H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
         second moments.
     """
-    pair, pruned = _Pair(context, drift_share), list[LayerPlan]()
+    pair, pruned = _Pair(context), list[LayerPlan]()
     for place, ffn in enumerate(context.feedforwards):
         measured = pair.measure(ffn)
         give_back()
-        pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
+        pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=context.ridge))
         pair.prune(pruned[-1])
         context.progress("pruning network after network", place + 1, len(context.feedforwards))
     return tuple(pruned)
@@ -98,33 +115,44 @@ def refit_columns(
 class _Pair:
     """The unpruned model and the one pruned so far, read side by side."""
 
-    def __init__(self, context: Measurable, drift_share: float) -> None:
+    def __init__(self, context: Refittable) -> None:
         loaded = context.loaded
         has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
         self._whole = context.read_whole() if has_target else None
         self._student = PrunedStream(loaded, context.feedforwards, context.noised.batches)
-        self._drift_share = drift_share
+        self._drift_share, self._mean_weight = context.recipe.drift, context.mean_weight
 
     def measure(self, ffn: FeedForward) -> Measured:
         """The next network, all its neurons there."""
         if self._whole is not None:
             self._whole.go_to(ffn)
         self._student.go_to(ffn)
-        return measure(ffn, self._student, self._whole, self._drift_share)
+        return measure(ffn, self._student, self._whole, drift_share=self._drift_share, mean_weight=self._mean_weight)
 
     def prune(self, layer: LayerPlan) -> None:
         """The network that was measured is from now on as its plan has it."""
         self._student.prune(layer)
 
 
-def measure(ffn: FeedForward, model: Stream, whole: Totals | None = None, drift_share: float = 1.0) -> Measured:
+def measure(
+    ffn: FeedForward,
+    model: Stream,
+    whole: Totals | None = None,
+    *,
+    drift_share: float = 1.0,
+    mean_weight: float = 0.0,
+) -> Measured:
     """What a network is pruned by, with what it lacks of the `whole` model's residual stream.
+
+    An error e of its output counts E|e|^2 + `mean_weight` E|m|^2, m the mean of e over the tokens of the same text:
+    moments about the means have both terms (`stress_means`), the means themselves are those of the tokens.
 
     Args:
         ffn: the network.
         model: has gone to it.
         whole: the unpruned model, has gone to it too; None where `model` is unpruned itself.
         drift_share: of what it lacks, to be made up for.
+        mean_weight: not negative.
 
     Raises:
         InputError: activations are not finite, or there are fewer than 8 rows of them.
@@ -134,15 +162,36 @@ def measure(ffn: FeedForward, model: Stream, whole: Totals | None = None, drift_
     for number in range(len(model)):
         wanted = None if whole is None else whole.read_total(number)  # first, while little else is held
         found = model.read(number)
-        moments.add(found.activations)
+        activations = stress_means(found.activations, found.rows, mean_weight)
+        moments.add(activations)
         if wanted is not None:
-            lacking = drift_share * (wanted - found.total)
-            products.add(found.activations, lacking)
+            lacking = stress_means(drift_share * (wanted - found.total), found.rows, mean_weight)
+            products.add(activations, lacking)
             lack += lacking.sum(dim=0).cpu()
             energy += float(lacking.square().sum())
     rows = require_rows(moments.rows)
-    mean, second_moments = moments.finish()
+    stressed, second_moments = moments.finish()
     assert second_moments is not None
     require_finite(ffn, second_moments.diagonal())
-    drift = None if whole is None else Drift(products.finish() / rows, lack / rows, energy / rows)
+    mean = stressed / math.sqrt(1 + mean_weight)
+    second_moments.addr_(mean, mean, alpha=-mean_weight)
+    if whole is None:
+        return Measured(second_moments, mean)
+    lack /= rows * math.sqrt(1 + mean_weight)
+    drift = Drift(products.finish() / rows, lack, energy / rows - mean_weight * float(lack.square().sum()))
+    drift.products.addr_(mean, lack, alpha=-mean_weight)
     return Measured(second_moments, mean, drift)
+
+
+def stress_means(values: Tensor, rows: Tensor, weight: float) -> Tensor:
+    """(n, features) such that sums of x y^T gain `weight` x m p^T for each token, m and p the means over its row.
+
+    Args:
+        values: (n, features) float32, x.
+        rows: (n,) int64, ascending, the row that each token is of.
+        weight: not negative.
+    """
+    if weight == 0:
+        return values
+    means = torch.segment_reduce(values, "mean", lengths=rows.bincount())
+    return values.add(means[rows], alpha=math.sqrt(1 + weight) - 1)  # (1 + a)^2 = 1 + weight

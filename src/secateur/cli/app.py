@@ -177,6 +177,7 @@ def paper_command(
     "ridge",
     "token_noise",
     "drift",
+    "mean_weight",
     "seed",
     "threads",
     "device",

@@ -34,6 +34,7 @@ NAMED_SETTINGS = (
     "ridge",
     "token_noise",
     "drift",
+    "mean_weight",
     "seed",
     "seeds",
     "threads",

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from secateur.encoding import find_length, pad_rows, require_tokenizer
 from secateur.errors import InputError
-from secateur.models.loading import LoadedModel
-from secateur.models.safety import read_json
+from secateur.models.loading import LoadedModel, find_pooling
 from secateur.results import Progress, no_progress
 from secateur.texts import open_texts, read_header
 
@@ -26,7 +25,9 @@ def embed(loaded: LoadedModel, texts: Sequence[str], progress: Progress = no_pro
     tokenizer = require_tokenizer(loaded.tokenizer)
     model: Any = loaded.model
     body = model.base_model
-    pool_first = _pools_first_token(loaded)
+    pooling = find_pooling(loaded.source)
+    if pooling not in ("first", "mean"):
+        raise InputError(f"embeddings are pooled by mean or cls here, {loaded.name} asks for {pooling}")
     length = find_length(loaded, None)
     rows = [tokenizer(text, truncation=True, max_length=length, verbose=False)["input_ids"] for text in texts]
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
@@ -38,7 +39,7 @@ def embed(loaded: LoadedModel, texts: Sequence[str], progress: Progress = no_pro
         with torch.inference_mode():
             states = body(**batch).last_hidden_state.float()  # (B, T, D)
         weights = batch["attention_mask"][..., None].float()
-        pooled = states[:, 0] if pool_first else (states * weights).sum(dim=1) / weights.sum(dim=1)
+        pooled = states[:, 0] if pooling == "first" else (states * weights).sum(dim=1) / weights.sum(dim=1)
         if result is None:
             result = torch.zeros(len(rows), pooled.shape[1])
         result[torch.tensor(places)] = torch.nn.functional.normalize(pooled, dim=1).cpu()
@@ -95,17 +96,3 @@ def score_stsb(loaded: LoadedModel, data: Path, progress: Progress = no_progress
     pairs = read_stsb(data)
     cosines = measure_cosines(loaded, pairs, progress)
     return float(spearmanr(cosines.numpy(), pairs.scores).statistic), len(pairs.scores)
-
-
-def _pools_first_token(loaded: LoadedModel) -> bool:
-    """Whether a sentence-transformers folder says that the first token stands for the sentence."""
-    path = loaded.source.folder / "1_Pooling" / "config.json" if loaded.source else None
-    if path is None or not path.is_file():
-        return False
-    settings = read_json(path)
-    # one "pooling_mode": NAME, or in older files pooling_mode_NAME_token(s): true
-    old = [name.removeprefix("pooling_mode_") for name, is_on in settings.items() if "mode_" in name and is_on is True]
-    modes = old or [str(settings.get("pooling_mode", "mean"))]
-    if len(modes) != 1 or modes[0] not in ("mean", "mean_tokens", "cls", "cls_token"):
-        raise InputError(f"embeddings are pooled by mean or cls here, {path} asks for {' and '.join(modes)}")
-    return modes[0].startswith("cls")

@@ -40,6 +40,7 @@ CHOOSING_SETTINGS = frozenset(
         "ridge",
         "token_noise",
         "drift",
+        "mean_weight",
         *INFORMATION_SETTINGS,
         *CLUSTER_SETTINGS,
         *RIVAL_SETTINGS,
@@ -160,6 +161,11 @@ class PruningContext:
     def noise(self) -> float:
         """Of the choice, in the same units."""
         return self.ridge if self.recipe.noise is None else self.recipe.noise
+
+    @property
+    def mean_weight(self) -> float:
+        """What the mean over a text's tokens counts beside them, in a refit in turn and in the choice of `secateur`."""
+        return self.recipe.mean_weight if self.loaded.pooling == "mean" else 0.0
 
     @property
     def noised(self) -> Calibration:

@@ -61,7 +61,7 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
         return leave_out(ffns[place], find_removals(context, ffns[place], measured, count).order)
 
     if recipe.refit and recipe.in_turn:
-        return refit_in_turn(context, choose, ridge=context.ridge, drift_share=recipe.drift)
+        return refit_in_turn(context, choose)
     layers = []
     for place, measured in enumerate(measure_whole(context, context.noised)):
         layer = choose(place, measured)
@@ -103,7 +103,15 @@ def find_profiles(context: PruningContext) -> list[Profile]:
     """Those of `measure_profiles`, measured once for all budgets that leave the same at least."""
     recipe = context.recipe
     least = min(LEAST_KEEP, context.width / context.feedforwards[0].width / 2)
-    key = ("removal profiles", recipe.information, context.noise, context.ridge, recipe.token_noise, least)
+    key = (
+        "removal profiles",
+        recipe.information,
+        context.noise,
+        context.ridge,
+        recipe.token_noise,
+        context.mean_weight,
+        least,
+    )
     return context.once(key, lambda: measure_profiles(context, least))
 
 
@@ -156,7 +164,7 @@ def measure_whole(context: PruningContext, calibration: Calibration) -> Iterator
     stream = Stream(context.loaded, calibration.batches)
     for ffn in context.feedforwards:
         stream.go_to(ffn)
-        yield measure(ffn, stream)
+        yield measure(ffn, stream, mean_weight=context.mean_weight)
 
 
 def leave_out(ffn: FeedForward, gone: Tensor) -> LayerPlan:

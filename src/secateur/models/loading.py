@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from secateur.errors import InputError, SecateurError, UnsupportedModelError
 from secateur.models.families import Family, find_family, unsupported
 from secateur.models.outputs import is_classifier
-from secateur.models.safety import check_weights, read_config
+from secateur.models.safety import check_weights, read_config, read_json
 from secateur.models.source import Source, find_source
 
 
@@ -44,8 +44,37 @@ class LoadedModel:
     @property
     def reads_first_token(self) -> bool:
         """Whether of its last network's outputs only those at the first token of each row matter, to a classifier."""
-        pooling = getattr(self.model.config, "classifier_pooling", "cls")
-        return is_classifier(self.model) and self.family.kind == "encoder" and pooling == "cls"
+        return is_classifier(self.model) and self.pooling == "first"
+
+    @property
+    def pooling(self) -> str | None:
+        """What an encoder's output takes of a row: the "first" token, the "mean" of all, or as `find_pooling` has it.
+
+        None for other models, and where a head reads every token by itself.
+        """
+        model: Any = self.model
+        if self.family.kind != "encoder":
+            return None
+        if is_classifier(model):
+            return "first" if getattr(model.config, "classifier_pooling", "cls") == "cls" else "mean"
+        return find_pooling(self.source) if model.base_model is model else None
+
+
+def find_pooling(source: Source | None) -> str:
+    """What stands for a text, by the source's sentence-transformers files: "first", "mean" (default), or another name.
+
+    Raises:
+        InputError: the file that says it is broken.
+    """
+    path = source.folder / "1_Pooling" / "config.json" if source else None
+    if path is None or not path.is_file():
+        return "mean"
+    settings = read_json(path)
+    # one "pooling_mode": NAME, or in older files pooling_mode_NAME_token(s): true
+    old = [name.removeprefix("pooling_mode_") for name, is_on in settings.items() if "mode_" in name and is_on is True]
+    modes = old or [str(settings.get("pooling_mode", "mean"))]
+    known = {"mean": "mean", "mean_tokens": "mean", "cls": "first", "cls_token": "first"}
+    return known.get(modes[0], modes[0]) if len(modes) == 1 else " and ".join(modes)
 
 
 def load_model(

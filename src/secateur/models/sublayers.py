@@ -32,6 +32,8 @@ class SubLayer:
     """(n, H) float32, what the down projection gives, bias included."""
     residual: Tensor
     """(n, H) float32, what the output is added to; 0 in families where a norm comes between."""
+    rows: Tensor
+    """(n,) int64, ascending: the row that each token is of, each pass with rows of its own."""
 
     @property
     def total(self) -> Tensor:
@@ -76,7 +78,9 @@ def read_sublayer(
         raise InputError(f"{ffn.path} ran {len(seen.outputs)} times in a forward pass, expected {ffn.passes}")
     real = _find_real(ffn, inputs, seen.outputs[0][..., 0].numel(), first_only=first_only)
     output = _join(seen.outputs, real)
-    return SubLayer(_join(seen.activations, real), output, _find_residual(loaded, seen, output, real))
+    lengths = real.sum(dim=1).repeat(ffn.passes)
+    rows = torch.arange(len(lengths), device=real.device).repeat_interleave(lengths)
+    return SubLayer(_join(seen.activations, real), output, _find_residual(loaded, seen, output, real), rows)
 
 
 def sum_equations(
@@ -173,7 +177,7 @@ def _find_residual(loaded: LoadedModel, seen: _Seen, output: Tensor, real: Tenso
 
 
 def _find_real(ffn: FeedForward, inputs: Mapping[str, Tensor], tokens: int, *, first_only: bool) -> Tensor:
-    """(tokens,) bool, those that are no padding, or the first such of each row."""
+    """(B, T) bool, tokens that are no padding, or the first such of each row."""
     mask = inputs.get("decoder_attention_mask" if ffn.stack == "decoder" else "attention_mask")
     rows = len(next(iter(inputs.values())))
     real = torch.ones(rows, tokens // rows, dtype=torch.bool, device=ffn.device) if mask is None else mask.bool()
@@ -181,11 +185,11 @@ def _find_real(ffn: FeedForward, inputs: Mapping[str, Tensor], tokens: int, *, f
         raise InputError(f"{tokens} activation rows came from a batch of {tuple(real.shape)} tokens")
     if first_only:
         real = real & (real.cumsum(dim=1) == 1)
-    return real.flatten()
+    return real
 
 
 def _join(passes: Sequence[Tensor], real: Tensor) -> Tensor:
     """(n, features) float32, real tokens of all passes; some models flatten (B, T) themselves."""
     flat = [values.reshape(-1, values.shape[-1]) for values in passes]
-    chosen = flat if bool(real.all()) else [values[real] for values in flat]  # else there is nothing to copy
+    chosen = flat if bool(real.all()) else [values[real.flatten()] for values in flat]  # else there is nothing to copy
     return chosen[0].float() if len(chosen) == 1 else torch.cat(chosen).float()
