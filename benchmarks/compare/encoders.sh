@@ -20,6 +20,8 @@ minilm-pairs() { # the best of them on all other pairs, since none of their labe
   cat "$SECATEUR_DATA/stsb/train.tsv" <(tail -n +2 "$SECATEUR_DATA/stsb/test.tsv") > "$made/pairs/stsb/validation.tsv"
   secateur compare minilm --methods secateur,osscar,kcm --keep 0.6,0.4 "${common[@]}" "${sentences[@]}" --trials 3 \
     --data "$made/pairs" --out "$out/minilm-pairs"
+  secateur compare minilm --methods secateur,osscar --keep 0.6,0.4 --mean-weight 0 "${common[@]}" --refit on "${sentences[@]}" \
+    --trials 3 --data "$made/pairs" --out "$out/minilm-pairs-tokens" # tokens alone, not the mean over each text
 }
 
 tiny() {

@@ -27,7 +27,7 @@ class Measured:
     """What one network is pruned and refitted by."""
 
     second_moments: Tensor
-    """(K, K) float64, E[z z^T]."""
+    """(K, K) float64, E[z z^T], about the means with that of texts' means where these count (`measure`)."""
     mean: Tensor
     """(K,) float64, E[z]."""
     drift: Drift | None = None
