@@ -94,16 +94,16 @@ def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pr
 
 
 def with_means(values, rows, weight):
-    """The rows about their mean, and those of texts' means, once per token, by the root of the weight."""
-    apart = values - values.mean(dim=0)
-    means = torch.stack([apart[rows == row].mean(dim=0) for row in rows])
-    return torch.cat([apart, weight**0.5 * means])
+    """The rows, and the means over the rows of their texts, once per token, by the root of the weight."""
+    means = torch.stack([values[rows == row].mean(dim=0) for row in rows])
+    return torch.cat([values, weight**0.5 * means])
 
 
+@pytest.mark.parametrize("case", ["bert-model", "modernbert"])  # with output biases, and without
 @pytest.mark.parametrize("weight", [0.0, 0.7, 4.0])
-def test_where_the_output_is_a_mean_of_tokens_the_error_of_that_counts_besides(weight):
-    settings = {"ridge": 0.2, "drift": 0.5, "mean_weight": weight}
-    context = open_on("bert-model", method="magnitude", **settings)
+def test_where_the_output_is_a_mean_of_tokens_the_error_of_that_counts_besides(case, weight):
+    model = tiny.make_model(case).base_model
+    context = open_on(case, model=model, method="magnitude", ridge=0.2, drift=0.5, mean_weight=weight)
     first, second = refit_layers(context, METHODS["magnitude"].plan(context))
     whole = read_all(context.loaded, 1, context.noised.batches)
     student = read_all(cut_copy(context, [first]), 1, context.noised.batches)
@@ -111,16 +111,19 @@ def test_where_the_output_is_a_mean_of_tokens_the_error_of_that_counts_besides(w
     assert rows.unique().numel() == 18
     z = torch.cat([part.activations for part in student]).double()
     aims = [b.output + 0.5 * (a.total - b.total) for a, b in zip(whole, student, strict=True)]
-    aim, stressed = torch.cat(aims).double(), with_means(z, rows, weight)
-    columns = context.down_columns(1).double()[second.kept]
-    wanted = solve_ridge(stressed, second.kept, with_means(aim, rows, weight), columns)
-    assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
-    bias = aim.mean(dim=0) - z.mean(dim=0)[second.kept] @ wanted
-    assert torch.allclose(second.update.bias.double(), bias, atol=1e-4)
-    left = with_means(aim, rows, weight) - stressed[:, second.kept] @ wanted  # the bias leaves no mean
-    whole_size = with_means(aim, rows, weight).square().sum()
-    whole_size += len(z) * (aim.mean(dim=0) - context.feedforwards[1].output_bias()).square().sum()
-    assert second.figures["relative_error_refit"] == pytest.approx(float(left.square().sum() / whole_size), rel=1e-3)
+    aim, columns = torch.cat(aims).double(), context.down_columns(1).double()[second.kept]
+    z_mean, aim_mean, ffn = torch.zeros(()), torch.zeros(()), context.feedforwards[1]
+    if ffn.has_output_bias:
+        z_mean, aim_mean = z.mean(dim=0), aim.mean(dim=0)
+    stressed, wanted = with_means(z - z_mean, rows, weight), with_means(aim - aim_mean, rows, weight)
+    solved = solve_ridge(stressed, second.kept, wanted, columns)
+    assert torch.allclose(second.update.weight.double(), solved, atol=1e-4)
+    left, size = (wanted - stressed[:, second.kept] @ solved).square().sum(), wanted.square().sum()
+    if ffn.has_output_bias:
+        bias = aim_mean - z_mean[second.kept] @ solved
+        assert torch.allclose(second.update.bias.double(), bias, atol=1e-4)
+        size += len(z) * (aim_mean - ffn.output_bias()).square().sum()
+    assert second.figures["relative_error_refit"] == pytest.approx(float(left / size), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,9 @@ def test_a_text_stands_for_itself_by_its_first_token_where_the_checkpoint_says_s
     loaded = load_model(str(folder))
     assert loaded.pooling == "first"
     assert not loaded.reads_first_token
+    (folder / "1_Pooling/config.json").write_text("{")
+    with pytest.raises(InputError, match="1_Pooling"):  # before anything is measured
+        open_context(load_model(str(folder)), [tiny.make_inputs(loaded.model)], make_recipe({"method": "osscar"}))
 
 
 @pytest.mark.parametrize("case", ["bert", "llama"])

@@ -112,7 +112,7 @@ class Recipe(BaseModel):
     drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
     """Share of the difference to the unpruned model's hidden states that a refit in turn makes up for."""
     mean_weight: float = _bounded(1.0, "a number of at least 0", ge=0, allow_inf_nan=False)
-    """Weight of each text's mean beside its tokens, where that is an encoder's output; for the same as token_noise."""
+    """Weight of each text's mean beside its tokens, in refits in turn and `secateur`, where encoders give that mean."""
     allocation: Literal["uniform", "global"] = "uniform"
     """One width for all networks, or (methods that define it) the best neurons of all networks together."""
     magnitude: Literal["incoming-l1", "group-l1", "down-l2", "group-l2", "peak-to-peak"] = "incoming-l1"

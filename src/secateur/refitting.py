@@ -27,7 +27,7 @@ class Measured:
     """What one network is pruned and refitted by."""
 
     second_moments: Tensor
-    """(K, K) float64, E[z z^T], about the means with that of texts' means where these count (`measure`)."""
+    """(K, K) float64, E[z z^T], and the same of texts' means where these count (`measure`)."""
     mean: Tensor
     """(K,) float64, E[z]."""
     drift: Drift | None = None
@@ -145,7 +145,7 @@ def measure(
     """What a network is pruned by, with what it lacks of the `whole` model's residual stream.
 
     An error e of its output counts E|e|^2 + `mean_weight` E|m|^2, m the mean of e over the tokens of the same text:
-    moments about the means have both terms (`stress_means`), the means themselves are those of the tokens.
+    moments have both terms (`stress_means`). Where a bias takes up means, those about the means have them.
 
     Args:
         ffn: the network.
@@ -173,13 +173,14 @@ def measure(
     stressed, second_moments = moments.finish()
     assert second_moments is not None
     require_finite(ffn, second_moments.diagonal())
-    mean = stressed / math.sqrt(1 + mean_weight)
-    second_moments.addr_(mean, mean, alpha=-mean_weight)
+    stress = math.sqrt(1 + mean_weight)
+    mean, lack = stressed / stress, lack / (rows * stress)
+    taken_up = mean_weight if ffn.has_output_bias else 0.0
+    second_moments.addr_(mean, mean, alpha=-taken_up)
     if whole is None:
         return Measured(second_moments, mean)
-    lack /= rows * math.sqrt(1 + mean_weight)
-    drift = Drift(products.finish() / rows, lack, energy / rows - mean_weight * float(lack.square().sum()))
-    drift.products.addr_(mean, lack, alpha=-mean_weight)
+    drift = Drift(products.finish() / rows, lack, energy / rows - taken_up * float(lack.square().sum()))
+    drift.products.addr_(mean, lack, alpha=-taken_up)
     return Measured(second_moments, mean, drift)
 
 

@@ -44,7 +44,7 @@ class LoadedModel:
     @property
     def reads_first_token(self) -> bool:
         """Whether of its last network's outputs only those at the first token of each row matter, to a classifier."""
-        return is_classifier(self.model) and self.pooling == "first"
+        return self.pooling == "first" and is_classifier(self.model)
 
     @property
     def pooling(self) -> str | None:
