@@ -3,6 +3,7 @@
 import csv
 import gc
 import json
+import re
 import sys
 import time
 
@@ -59,7 +60,9 @@ def settings_in(place, out, model="llama", **changed):
 def without_costs(content):
     if isinstance(content, dict):
         return {k: without_costs(v) for k, v in content.items() if "seconds" not in k and "peak" not in k}
-    return [without_costs(value) for value in content] if isinstance(content, list) else content
+    if isinstance(content, list):
+        return [without_costs(value) for value in content]
+    return re.sub(r"took [\d.]+ s a trial", "took some time a trial", content) if isinstance(content, str) else content
 
 
 def as_plain(content):
