@@ -15,13 +15,17 @@ minilm-stsb() { # all methods on the pairs that constants were tuned on
     --data "$SECATEUR_DATA" --out "$out/minilm-stsb"
 }
 
-minilm-pairs() { # the best of them on all other pairs, since none of their labels is used, with three draws
+minilm-pairs() { # the best of them on all other pairs, since none of their labels is used: ours and the nearest, three draws
   mkdir -p "$made/pairs/stsb"
   cat "$SECATEUR_DATA/stsb/train.tsv" <(tail -n +2 "$SECATEUR_DATA/stsb/test.tsv") > "$made/pairs/stsb/validation.tsv"
-  secateur compare minilm --methods secateur,osscar,kcm --keep 0.6,0.4 "${common[@]}" "${sentences[@]}" --trials 3 \
-    --data "$made/pairs" --out "$out/minilm-pairs"
-  secateur compare minilm --methods secateur,osscar --keep 0.6,0.4 --mean-weight 0 "${common[@]}" --refit on "${sentences[@]}" \
-    --trials 3 --data "$made/pairs" --out "$out/minilm-pairs-tokens" # tokens alone, not the mean over each text
+  pairs() { # FOLDER METHODS REFIT DRAWS, then options
+    secateur compare minilm --methods "$2" --keep 0.6,0.4 "${common[@]}" --refit "$3" "${sentences[@]}" --trials "$4" \
+      --data "$made/pairs" --out "$out/$1" "${@:5}"
+  }
+  pairs minilm-pairs secateur,osscar on 3
+  pairs minilm-pairs-others kcm on 1
+  pairs minilm-pairs-published osscar,kcm off 1
+  pairs minilm-pairs-tokens secateur,osscar on 1 --mean-weight 0 # tokens alone, not the mean over each text
 }
 
 tiny() {
@@ -41,8 +45,13 @@ minilm-tasks() {
     model="$made/minilm-$task"
     [ -d "$model" ] || secateur finetune minilm "$task" "$model" --data "$SECATEUR_DATA" \
       --max-rows 20000 --epochs "$([ "$task" = sst2 ] && echo 1 || echo 4)"
-    secateur compare "$model" --methods "$all" --task "$task" --keep 0.4 "${common[@]}" --allocation both --trials 1 \
-      --data "$SECATEUR_DATA" --out "$out/minilm-tuned-$task-0"
+    tuned() { # FOLDER METHODS ALLOCATION
+      secateur compare "$model" --methods "$2" --task "$task" --keep 0.4 "${common[@]}" --allocation "$3" --trials 1 \
+        --data "$SECATEUR_DATA" --out "$out/$1-$task-0"
+    }
+    tuned minilm-tuned secateur,importance,osscar,flap,wanda-sp,kcm both
+    tuned minilm-gradients textpruner-self,textpruner,mask-tuning,llm-pruner global
+    tuned minilm-kprune kprune uniform
   done
 }
 
