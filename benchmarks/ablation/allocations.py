@@ -32,10 +32,10 @@ def see_all(calibration: Calibration, seed: int) -> tuple[Calibration, Calibrati
     return hold_out(calibration, seed)[0], calibration
 
 
-def by_one_depth(context: PruningContext, *, power: float, trial: int = 1) -> list[int]:
-    """Costs of removals, scaled so that a network's add up to distance^power on the way to 0.65 or 0.3."""
+def by_one_depth(context: PruningContext, *, power: float) -> list[int]:
+    """Costs of removals, scaled so that a network's add up to distance^power on the way to 0.3."""
     found = find_profiles(context)
-    scales = [one.distances[trial] ** power / one.errors[: one.tried[trial]].sum() for one in found]
+    scales = [one.distances[-1] ** power / one.errors[: one.tried[-1]].sum() for one in found]
     return _spread(context, [one.errors * scale for one, scale in zip(found, scales, strict=True)])
 
 
@@ -92,8 +92,6 @@ def _spread(context: PruningContext, costs: list[np.ndarray]) -> list[int]:
 ALLOCATIONS: Mapping[str, Allocate] = {
     "on rows of the refit": by_costs_on_seen_rows,
     "divergence at 0.3 alone": partial(by_one_depth, power=1.0),
-    "divergence at 0.65 alone": partial(by_one_depth, power=1.0, trial=0),
-    "root of the divergence at 0.3": partial(by_one_depth, power=0.5),
     "refit error alone": partial(by_one_depth, power=0.0),
     "1 / divergence": by_inverse,
     "FLAP's scores": by_fluctuation,
