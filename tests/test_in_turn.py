@@ -12,7 +12,7 @@ import tiny
 from secateur import probing
 from secateur.errors import InputError, SecateurError
 from secateur.methods import METHODS
-from secateur.methods.secateur import FLOOR, Profile, allocate, find_removals, measure_profiles, measure_whole
+from secateur.methods.secateur import FLOOR, Profile, allocate, find_removals, leave_out, measure_profiles
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
@@ -22,7 +22,7 @@ from secateur.pipeline import as_plan, make_plan, open_context, refit_layers
 from secateur.probing import Probe, hold_out
 from secateur.recipe import make_recipe
 from secateur.refit import LEAST_HOLD, Drift
-from secateur.refitting import Measured
+from secateur.refitting import Measured, refit_network
 from secateur.results import LayerPlan, Update
 from secateur.selection.allocation import allocate_widths
 from secateur.walking import PrunedStream, Recording, Stream, Walk
@@ -126,9 +126,30 @@ def test_where_the_output_is_a_mean_of_tokens_the_error_of_that_counts_besides(c
     assert second.figures["relative_error_refit"] == pytest.approx(float(left / size), rel=1e-3)
 
 
+def test_a_network_that_runs_twice_has_two_means_of_each_text():
+    context = open_on("albert", model=tiny.make_model("albert").base_model, method="magnitude", ridge=0.2)
+    assert context.mean_weight == 1
+    (layer,) = refit_layers(context, METHODS["magnitude"].plan(context))
+    parts, rows = read_all(context.loaded, 0, context.noised.batches), []
+    for part in parts:
+        tokens = len(part.rows) // 2
+        assert torch.equal(part.rows[:tokens] + 3, part.rows[tokens:])
+        rows.append(part.rows + 6 * len(rows))
+    z, columns = torch.cat([part.activations for part in parts]).double(), context.down_columns(0).double()
+    stressed = with_means(z - z.mean(dim=0), torch.cat(rows), 1.0)
+    wanted = solve_ridge(stressed, layer.kept, stressed @ columns, columns[layer.kept])
+    assert torch.allclose(layer.update.weight.double(), wanted, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("case", "pooling", "weight"),
-    [("bert-model", "mean", 1.0), ("bert", "first", 0.0), ("roberta", None, 0.0), ("llama", None, 0.0)],
+    [
+        ("bert-model", "mean", 1.0),
+        ("bert", "first", 0.0),
+        ("vit", "first", 0.0),
+        ("roberta", None, 0.0),
+        ("llama", None, 0.0),
+    ],
 )
 def test_texts_means_count_only_where_the_output_is_one(case, pooling, weight):
     context = open_on(case)
@@ -147,11 +168,15 @@ def test_a_text_stands_for_itself_by_its_first_token_where_the_checkpoint_says_s
         open_context(load_model(str(folder)), [tiny.make_inputs(loaded.model)], make_recipe({"method": "osscar"}))
 
 
-@pytest.mark.parametrize("case", ["bert", "llama"])
-def test_layers_run_one_at_a_time_give_what_whole_passes_give(case, monkeypatch):
-    walked = make_plan(open_on(case)).layers
+@pytest.mark.parametrize(("case", "layers"), [("bert", None), ("llama", None), ("llama", "0,2,3")])
+def test_layers_run_one_at_a_time_give_what_whole_passes_give(case, layers, monkeypatch):
+    model = tiny.make_model(case)
+    if case == "llama":
+        config = transformers.LlamaConfig(**{**tiny.DECODER, "num_hidden_layers": 4})
+        model = transformers.LlamaForCausalLM(config).eval()
+    walked = make_plan(open_on(case, model=model, layers=layers)).layers
     monkeypatch.setattr("secateur.walking.can_walk", lambda loaded: False)
-    for a, b in zip(walked, make_plan(open_on(case)).layers, strict=True):
+    for a, b in zip(walked, make_plan(open_on(case, model=model, layers=layers)).layers, strict=True):
         assert a.kept.tolist() == b.kept.tolist()
         assert torch.allclose(a.update.weight, b.update.weight, atol=1e-4)
 
@@ -256,17 +281,59 @@ class TestChoice:
             assert set(layer.kept.tolist()) == set(np.argsort(-importance)[:WIDTH].tolist())
 
     @pytest.mark.parametrize("information", [True, False])
-    def test_all_at_once_it_chooses_and_refits_by_the_same_measurements(self, information):
-        context = open_on("llama", in_turn=False, ridge=0.2, information=information)
+    @pytest.mark.parametrize("case", ["llama", "bert-model"])
+    def test_all_at_once_it_chooses_and_refits_by_the_same_measurements(self, case, information):
+        context = open_on(case, in_turn=False, ridge=0.2, information=information)
         batches = context.noised.batches
         assert not torch.equal(batches[0]["input_ids"], context.calibration.batches[0]["input_ids"])
         for place, layer in enumerate(make_plan(context).layers):
-            z = torch.cat([part.activations for part in read_all(context.loaded, place, batches)]).double()
+            read = read_all(context.loaded, place, batches)
+            measured = measure_by_hand(context, place, read)
+            centred = measured.second_moments.clone()
+            if case == "bert-model":
+                centred -= torch.outer(measured.mean, measured.mean)
             columns = context.down_columns(place).double()
-            wanted = solve_ridge(z, layer.kept, z @ columns, columns[layer.kept])
-            assert torch.allclose(layer.update.weight.double(), wanted, atol=1e-4)
-            removals = find_removals(context, context.feedforwards[place], summarise(z), WIDTH)
-            assert set(layer.kept.tolist()) == set(range(2 * WIDTH)) - set(removals.order.tolist())
+            hold = 0.2 * centred.diagonal() + LEAST_HOLD * centred.diagonal().mean()
+            system = centred[layer.kept][:, layer.kept] + torch.diag(hold[layer.kept])
+            wanted = (centred @ columns + hold[:, None] * columns)[layer.kept]
+            assert torch.allclose(layer.update.weight.double(), torch.linalg.solve(system, wanted), atol=1e-4)
+            assert set(layer.kept.tolist()) == chosen_by_hand(context, place, measured)
+
+    @pytest.mark.parametrize("information", [True, False])
+    @pytest.mark.parametrize("case", ["llama", "bert-model"])
+    def test_in_turn_it_chooses_by_what_is_read_behind_the_pruned_networks_and_by_what_lacks(self, case, information):
+        context = open_on(case, information=information, drift=0.5)
+        first, second = make_plan(context).layers
+        whole = read_all(context.loaded, 1, context.noised.batches)
+        student = read_all(cut_copy(context, [first]), 1, context.noised.batches)
+        behind = measure_by_hand(context, 1, student, whole)
+        assert set(second.kept.tolist()) == chosen_by_hand(context, 1, behind)
+        others = [measure_by_hand(context, 1, student), measure_by_hand(context, 1, whole)]
+        differ = [set(second.kept.tolist()) != chosen_by_hand(context, 1, other) for other in others]
+        assert all(differ) or not information  # the most important are the same
+
+
+def measure_by_hand(context, place, student, whole=None):
+    """What a network is chosen by, from what was read of it, and of it in the unpruned model."""
+    z, rows = torch.cat([part.activations for part in student]).double(), []
+    for part in student:
+        rows.append(part.rows + 3 * len(rows))
+    rows, mean, weight = torch.cat(rows), z.mean(dim=0), context.mean_weight
+    centre = mean if context.feedforwards[place].has_output_bias else torch.zeros_like(mean)
+    stressed = with_means(z - centre, rows, weight)
+    drift = None
+    if whole is not None:
+        lacking = torch.cat([context.recipe.drift * (a.total - b.total) for a, b in zip(whole, student, strict=True)])
+        lack = lacking.double().mean(dim=0)
+        left = with_means(lacking - (lack if centre.any() else 0), rows, weight).double()
+        products = stressed.T @ left / len(z) + torch.outer(centre, lack)
+        drift = Drift(products, lack, 0.0)
+    return Measured(stressed.T @ stressed / len(z) + torch.outer(centre, centre), mean, drift)
+
+
+def chosen_by_hand(context, place, measured):
+    removals = find_removals(context, context.feedforwards[place], measured, WIDTH)
+    return set(range(2 * WIDTH)) - set(removals.order.tolist())
 
 
 class TestGuards:
@@ -328,22 +395,24 @@ def test_what_was_measured_under_one_recipe_is_not_taken_for_what_another_asks(c
 class TestAllocation:
     """One budget for all networks."""
 
-    def test_no_network_is_fitted_to_rows_that_the_model_is_tried_on(self, monkeypatch):
-        context, fitted = open_on("bert"), []
-
-        def note(context, calibration):
-            fitted.append(calibration)
-            return measure_whole(context, calibration)
-
-        monkeypatch.setattr("secateur.methods.secateur.measure_whole", note)
-        measure_profiles(context)
+    @pytest.mark.parametrize("case", ["llama", "llama-biased"])
+    def test_a_network_alone_is_cut_and_refitted_on_some_rows_and_the_model_tried_on_the_others(self, case):
+        context = open_on(case, ridge=0.2)
         held, rest = hold_out(context.noised, context.recipe.seed)
-        rows = [
-            {tuple(row.tolist()) for batch in part.batches for row in batch["input_ids"]} for part in (held, *fitted)
-        ]
-        assert len(fitted) == 1
-        assert not rows[0] & rows[1]
-        assert fitted[0].rows == rest.rows
+        assert held.rows + rest.rows == context.noised.rows
+        for place, profile in enumerate(measure_profiles(context)):
+            ffn = context.feedforwards[place]
+            measured = measure_by_hand(context, place, read_all(context.loaded, place, rest.batches))
+            removals = find_removals(context, ffn, measured, max(profile.tried))
+            assert profile.errors[: len(removals.costs)] == pytest.approx(removals.costs.numpy(), rel=1e-3)
+            assert profile.tried == (24 - 16, 24 - 7)  # 0.65 and 0.3 of 24 stay
+            for count, distance in zip(profile.tried, profile.distances, strict=True):
+                cut = refit_network(ffn, leave_out(ffn, removals.order[:count]), measured, ridge=0.2)
+                told = [log_probabilities(context.loaded.model, held.batches)]
+                with replaced([ffn], [cut]):
+                    told.append(log_probabilities(context.loaded.model, held.batches))
+                before, after = told
+                assert distance == pytest.approx(float((before.exp() * (before - after)).sum(-1).mean()), rel=1e-3)
 
     def test_the_cheapest_next_neuron_of_all_layers_goes(self):
         costs = [np.array([1.0, 5.0, 2.0, 9.0]), np.array([3.0, 4.0, 6.0])]
@@ -384,6 +453,15 @@ class TestAllocation:
         assert min(allocate(small)) >= 1
 
 
+def log_probabilities(model, batches):
+    """(outputs, classes), of each real token or row."""
+    parts = []
+    for batch in batches:
+        found = tiny.outputs(model, batch)
+        parts.append(found if found.ndim == 2 else found[batch["attention_mask"].bool()])
+    return torch.cat(parts).double().log_softmax(dim=-1)
+
+
 def test_what_neurons_cost_adds_up_to_what_was_measured_wherever_it_was():
     profile = Profile(np.array([1.0, 3.0, 4.0, 4.0, 8.0]), tried=(2, 4), distances=(0.1, 0.5))
     assert profile.costs == pytest.approx([0.025, 0.075, 0.2, 0.2, 0.4])
@@ -401,9 +479,10 @@ class TestProbe:
         probe = Probe(context.loaded, context.calibration.batches)
         assert probe.distance() == 0
         plan = make_plan(context)
-        before = self.log_probabilities(context)
+        model, batches = context.loaded.model, context.calibration.batches
+        before = log_probabilities(model, batches)
         with replaced(context.feedforwards, plan.layers):
-            after, found = self.log_probabilities(context), probe.distance()
+            after, found = log_probabilities(model, batches), probe.distance()
         assert found == pytest.approx(float((before.exp() * (before - after)).sum(dim=-1).mean()), rel=1e-4)
 
     @pytest.mark.parametrize(("case", "rows"), [("llama", 5), ("bert", 5)])
@@ -488,12 +567,6 @@ class TestProbe:
     def outputs_of(self, probe):
         return probe._before
 
-    def log_probabilities(self, context):
-        parts = []
-        for batch in context.calibration.batches:
-            parts.append(tiny.outputs(context.loaded.model, batch)[batch["attention_mask"].bool()])
-        return torch.cat(parts).double().log_softmax(dim=-1)
-
     def test_of_hidden_states_it_is_the_share_of_their_variance(self):
         model = tiny.make_model("bert").bert
         context = open_on("bert", model=model)
@@ -565,11 +638,15 @@ def test_a_recording_that_finds_no_room_is_an_error_in_a_line(monkeypatch):
         make_plan(context)
 
 
-def test_a_recording_that_would_be_too_large_is_not_made(monkeypatch):
-    context = open_on("llama")
+@pytest.mark.parametrize("case", ["llama", "albert"])
+def test_a_recording_that_would_be_too_large_is_not_made(case, monkeypatch):
+    context = open_on(case)
     context.has_several_refits = True
-    monkeypatch.setattr("secateur.methods.contract.MOST_RECORDED", 100)
+    size = 4 * context.calibration.summary.tokens * 2 * tiny.HIDDEN  # two networks, or one that runs twice
+    monkeypatch.setattr("secateur.methods.contract.MOST_RECORDED", size - 1)
     assert isinstance(context.read_whole(), Stream)
+    monkeypatch.setattr("secateur.methods.contract.MOST_RECORDED", size)
+    assert isinstance(context.read_whole(), Recording)
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "bert"])

@@ -118,11 +118,13 @@ class TestPrune:
         )
         assert any("saturated" in warning and "scott-scaled" in warning for warning in result.warnings)
 
-    def test_sequence_classifiers_sample_the_first_token(self):
+    def test_classifiers_sample_the_first_token(self):
         loaded = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
         assert open_context(loaded, None, Recipe(**FAST)).sampling == "cls"
         loaded = wrap_model(tiny.make_model("llama"), tiny.make_tokenizer())
         assert open_context(loaded, None, Recipe(**FAST)).sampling == "tokens"
+        images = wrap_model(tiny.make_model("vit"))
+        assert open_context(images, [tiny.make_inputs(images.model)], Recipe(**FAST)).sampling == "cls"
 
     def test_threads_are_given_back(self):
         before = torch.get_num_threads()

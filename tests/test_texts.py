@@ -203,6 +203,21 @@ class TestReplacedTokens:
             found.append([row[real].tolist() for ids, mask in rows for row, real in zip(ids, mask, strict=True)])
         assert found[0] == found[1]
 
+    @pytest.mark.parametrize("case", ["bert", "llama"])
+    def test_without_a_tokenizer_special_tokens_stay_as_far_as_they_are_known(self, case):
+        loaded = wrap_model(tiny.make_model(case))
+        batch = tiny.make_inputs(loaded.model, rows=8, tokens=60)
+        batch["input_ids"][:, 7] = loaded.model.config.pad_token_id
+        before = prepare_calibration([batch], loaded, Recipe())
+        (after,) = replace_tokens(before, loaded, 0.9, 0).batches
+        moved = after["input_ids"] != batch["input_ids"]
+        assert moved.float().mean() > 0.6
+        assert not moved[:, 7].any()
+        assert not (after["input_ids"][moved] == loaded.model.config.pad_token_id).any()
+        last = batch["attention_mask"].sum(dim=1) - 1
+        ends = torch.cat([moved[:, 0], moved[torch.arange(8), last]])
+        assert ends.any() == (case == "llama")  # a decoder's windows begin and end anywhere
+
     def test_ids_stay_in_the_number_format_that_they_came_in(self):
         model = tiny.make_model("llama")
         loaded = wrap_model(model, tiny.make_tokenizer())
@@ -224,6 +239,44 @@ def test_same_text_same_hash_other_text_other_hash():
     first, second = prepare(SENTENCES), prepare(SENTENCES)
     assert first.summary.sha256 == second.summary.sha256
     assert prepare(SENTENCES[1:]).summary.sha256 != first.summary.sha256
+
+
+def test_batches_are_copied_to_the_cpu():
+    model = tiny.make_model("bert")
+    given = {**tiny.make_inputs(model), "labels": torch.zeros(3, dtype=torch.int64)}
+    elsewhere = {name: _Elsewhere(value) for name, value in given.items()}
+    found = prepare_calibration([elsewhere], wrap_model(model), Recipe())
+    (batch,), (labels,) = found.batches, found.labels
+    assert not any(isinstance(value, _Elsewhere) for value in (*batch.values(), labels))
+
+
+class _Elsewhere(torch.Tensor):
+    """Stands for a tensor on another device: what it gives back of itself on the CPU is a plain one."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize(("case", "name"), [("bert", "attention_mask"), ("t5", "decoder_attention_mask")])
+def test_a_row_of_padding_alone_is_refused(case, name):
+    model = tiny.make_model(case)
+    good, bad = tiny.make_inputs(model), tiny.make_inputs(model)
+    bad[name] = bad[name].clone()
+    bad[name][1] = 0
+    with pytest.raises(InputError, match="calibration batch 1: a row is nothing but padding"):
+        prepare_calibration([good, bad], wrap_model(model), Recipe())
+
+
+def test_rows_of_a_classifier_do_not_begin_with_padding():
+    for case in ("bert", "roberta"):
+        model = tiny.make_model(case)
+        batch = tiny.make_inputs(model)
+        batch["attention_mask"][1, 0] = 0
+        if case == "roberta":
+            prepare_calibration([batch], wrap_model(model), Recipe())
+            continue
+        with pytest.raises(InputError, match="calibration batch 0: a row begins with padding"):
+            prepare_calibration([batch], wrap_model(model), Recipe())
 
 
 def test_wrong_calibration_from_python_is_named():

@@ -202,26 +202,38 @@ def replace_tokens(calibration: Calibration, loaded: LoadedModel, share: float, 
     """The same text with a share of its tokens replaced, each by one drawn evenly from the whole vocabulary.
 
     Padding and special tokens stay, and none comes in. Batches without token ids stay as they are, as does a decoder's
-    input where there is an encoder. Without a tokenizer no token counts as special.
+    input where there is an encoder. Without a tokenizer the config says which tokens are special, and an encoder's rows
+    keep their first and last tokens.
     """
     if share == 0 or "input_ids" not in calibration.batches[0]:
         return calibration
-    special = list(getattr(loaded.tokenizer, "all_special_ids", None) or [])
+    special = find_special_ids(loaded)
+    holds_ends = loaded.tokenizer is None and loaded.family.kind != "decoder"  # no config names BERT's [CLS] and [SEP]
     size = loaded.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if loaded.tokenizer is not None:
         size = min(size, len(loaded.tokenizer))
     ordinary = np.setdiff1d(np.arange(size), special)
     generator, batches = np.random.default_rng(seed), []
     for batch in calibration.batches:
-        ids = batch["input_ids"].cpu().clone()
-        mask = batch.get("attention_mask", torch.ones_like(ids)).cpu().bool()
+        ids = batch["input_ids"].clone()
+        mask = batch.get("attention_mask", torch.ones_like(ids)).bool()
         for row, real in zip(ids, mask, strict=True):  # so that the draw doesn't depend on padding and batch size
             tokens = row[real].numpy()
             goes = (generator.random(len(tokens)) < share) & ~np.isin(tokens, special)
+            if holds_ends:
+                goes[[0, -1]] = False
             drawn = generator.choice(ordinary, len(tokens))
             row[real] = torch.from_numpy(np.where(goes, drawn, tokens)).to(ids.dtype)
         batches.append({**batch, "input_ids": ids})
     return replace(calibration, batches=tuple(batches))
+
+
+def find_special_ids(loaded: LoadedModel) -> list[int]:
+    """Ids of tokens that are no text: the tokenizer's, or without one those that the model's config names."""
+    if loaded.tokenizer is not None:
+        return list(loaded.tokenizer.all_special_ids)
+    named = (getattr(loaded.model.config, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "cls", "sep"))
+    return [token for ids in named if ids is not None for token in (ids if isinstance(ids, list) else [ids])]
 
 
 def _from_task(loaded: LoadedModel, recipe: Recipe) -> Calibration:
@@ -252,14 +264,14 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
     for number, batch in enumerate(given):
         if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
             raise InputError(f"calibration batch {number} must be a mapping of names to tensors")
+        batch = {name: value.detach().cpu() for name, value in batch.items()}
         for name, value in sorted(batch.items()):
-            digest.update(
-                name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
+            digest.update(name.encode() + value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         if "labels" in batch:
             labels.append(batch["labels"])
             batch = {name: value for name, value in batch.items() if name != "labels"}
         _check_rows(batch, number)
+        _check_padding(batch, number, reads_first=loaded.reads_first_token)
         rows += _count_rows(batch)
         mask = batch.get("attention_mask", batch.get("input_ids"))
         tokens += 0 if mask is None else int((mask != 0).sum()) if "attention_mask" in batch else mask.numel()
@@ -280,6 +292,14 @@ def _check_rows(batch: Batch, number: int) -> None:
     if len(set(rows.values())) > 1 or () in rows.values():
         told = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
         raise InputError(f"calibration batch {number}: each tensor must have one entry for each row first, got {told}")
+
+
+def _check_padding(batch: Batch, number: int, *, reads_first: bool) -> None:
+    masks = [batch[name] for name in ("attention_mask", "decoder_attention_mask") if name in batch]
+    if not all(bool(mask.flatten(1).any(dim=1).all()) for mask in masks):
+        raise InputError(f"calibration batch {number}: a row is nothing but padding")
+    if reads_first and masks and not bool(masks[0][:, 0].all()):
+        raise InputError(f"calibration batch {number}: a row begins with padding, and the model reads what is first")
 
 
 def hash_rows(rows: Sequence[Sequence[int]]) -> str:

@@ -16,6 +16,7 @@ from secateur.encoding import Batch
 from secateur.errors import InputError
 from secateur.models.feedforward import FeedForward
 from secateur.models.outputs import as_inputs
+from secateur.models.sublayers import find_real, require_passes
 from secateur.results import Progress, no_progress
 
 Sampling = Literal["cls", "tokens", "mean"]
@@ -274,15 +275,11 @@ def watched(
     handles = []
 
     def hook_for(place: int) -> Any:
-        name = "decoder_attention_mask" if feedforwards[place].stack == "decoder" else "attention_mask"
-        mask = inputs.get(name)
-        ids = inputs.get(name.replace("attention_mask", "input_ids"))
-        if mask is None and ids is not None:
-            mask = torch.ones_like(ids)
-
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             fired[place] += 1
-            fitters[place].update(*_select_rows(args[0], mask, sampling))
+            flat = args[0].reshape(-1, args[0].shape[-1])  # some models flatten (B, T) themselves
+            real = find_real(feedforwards[place], inputs, len(flat))
+            fitters[place].update(*_select_rows(flat, real, sampling))
 
         return hook
 
@@ -294,23 +291,17 @@ def watched(
         for handle in handles:
             handle.remove()
     for ffn, count in zip(feedforwards, fired, strict=True):
-        if count != ffn.passes:
-            raise InputError(f"{ffn.path} ran {count} times in a forward pass, expected {ffn.passes}")
+        require_passes(ffn, count)
 
 
-def _select_rows(activations: Tensor, mask: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+def _select_rows(flat: Tensor, real: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
     """(n, K) activations of real tokens, (m, K) those that may be sampled, and (B,) tokens of each text row."""
-    flat = activations.reshape(-1, activations.shape[-1])  # some models flatten (B, T) themselves
-    shape = activations.shape[:2] if mask is None else mask.shape
-    if len(flat) != shape[0] * shape[1]:
-        raise InputError(f"{len(flat)} activation rows came from a batch of {shape[0]} x {shape[1]} tokens")
-    real = torch.ones(shape, dtype=torch.bool, device=flat.device) if mask is None else mask.bool()
     rows, lengths = flat[real.flatten()], real.sum(dim=1)
     if sampling == "tokens":
         return rows, rows, lengths
-    grid = flat.view(*shape, -1)  # (B, T, K)
+    grid = flat.view(*real.shape, -1)  # (B, T, K)
     if sampling == "cls":
         first = real.int().argmax(dim=1)
-        return rows, grid[torch.arange(shape[0], device=flat.device), first], lengths
+        return rows, grid[torch.arange(len(real), device=flat.device), first], lengths
     weights = real[..., None].float()
     return rows, (grid.float() * weights).sum(dim=1) / weights.sum(dim=1), lengths

@@ -49,7 +49,7 @@ class Probe:
     """A model's outputs on some rows, to compare later ones with."""
 
     def __init__(self, loaded: LoadedModel, batches: Sequence[Batch]) -> None:
-        self._model, self._sampling = loaded.model, "cls" if loaded.reads_first_token else "tokens"
+        self._model, self._sampling = loaded.model, "cls" if loaded.pooling == "first" else "tokens"
         self._batches = list(_cut_short(batches) if loaded.family.kind == "decoder" else batches)
         self._kind: OutputKind = "logits" if gives_logits(loaded.model, self._batches[0]) else "states"
         self._walk: Walk | None = None

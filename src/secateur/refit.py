@@ -20,11 +20,12 @@ class Drift:
     """What a sub-layer's output is to make up for, of what it lacks since networks before it are pruned."""
 
     products: Tensor
-    """(K, H) float64, E[z d^T] of the activations z and what is to be made up for, d."""
+    """(K, H) float64, E[z d^T] of the activations z and what is to be made up for, d; as second moments, where texts'
+    means count besides."""
     mean: Tensor
     """(H,) float64, E[d]."""
     energy: float
-    """E|d|^2."""
+    """E|d|^2, likewise."""
 
 
 def hold(share: float, moments: Tensor, raw: Tensor) -> Tensor:

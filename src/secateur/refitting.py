@@ -67,7 +67,7 @@ def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
 
     Cost:
         Three runs of each layer (of a model that can't walk, two forward passes up to each network);
-        n K (K + 2 H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
+        n K (K + H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
         second moments.
     """
     pair, pruned = _Pair(context), list[LayerPlan]()
@@ -117,7 +117,7 @@ class _Pair:
 
     def __init__(self, context: Refittable) -> None:
         loaded = context.loaded
-        has_target = find_residual(loaded.family, loaded.model.config) != "unknown"
+        has_target = context.recipe.drift > 0 and find_residual(loaded.family, loaded.model.config) != "unknown"
         self._whole = context.read_whole() if has_target else None
         self._student = PrunedStream(loaded, context.feedforwards, context.noised.batches)
         self._drift_share, self._mean_weight = context.recipe.drift, context.mean_weight
@@ -150,7 +150,7 @@ def measure(
     Args:
         ffn: the network.
         model: has gone to it.
-        whole: the unpruned model, has gone to it too; None where `model` is unpruned itself.
+        whole: the unpruned model, has gone to it too; None where only the network's own output counts.
         drift_share: of what it lacks, to be made up for.
         mean_weight: not negative.
 

@@ -70,11 +70,16 @@ class Walk:
                 self._passages.append(_enter(loaded.model, modules, batch))
 
     def go_to(self, ffn: FeedForward) -> None:
-        """Run all batches through the layers before the one that a network is part of."""
+        """Run all batches through the layers before the one that a network is part of.
+
+        Raises:
+            InputError: the model can't run a batch.
+        """
         goal = next(place for place, (path, _) in enumerate(self._layers) if ffn.is_part_of(path))
         for number, passage in enumerate(self._passages):
-            while passage.place < goal:
-                self.advance(number, self.run(number))
+            with blaming_batch(number):
+                while passage.place < goal:
+                    self.advance(number, self.run(number))
 
     def run(self, number: int) -> Tensor:
         """(B, T, D) what the layer that lies ahead makes of a batch; the batch stays where it is."""

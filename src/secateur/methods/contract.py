@@ -46,7 +46,7 @@ CHOOSING_SETTINGS = frozenset(
         *RIVAL_SETTINGS,
     }
 )
-"""Settings that no measured activation depends on."""
+"""Settings that `statistics` do not depend on."""
 RIDGE = {"decoder": 0.3, "encoder": 0.01, "encoder-decoder": 0.01, "vision": 0.01}
 """Default noise that a refit assumes in each activation, by kind; chosen on SmolLM2 and MiniLM."""
 MOST_RECORDED = 4e9
@@ -179,7 +179,7 @@ class PruningContext:
         def open_stream() -> Stream:
             return Stream(self.loaded, self.noised.batches)
 
-        size = 4 * self.calibration.summary.tokens * sum(ffn.hidden_size for ffn in self.feedforwards)
+        size = 4 * self.calibration.summary.tokens * sum(ffn.passes * ffn.hidden_size for ffn in self.feedforwards)
         if not self.has_several_refits or not 0 < size <= MOST_RECORDED:
             return open_stream()
         return self.once(("whole", self.recipe.token_noise), lambda: Recording(open_stream(), self.feedforwards))

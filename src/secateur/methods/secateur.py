@@ -38,7 +38,8 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     mutual information in nats of Gaussian activations with these second moments, each with independent noise of `noise`
     x its own (less for copies: `MOST_NOISE`). importance^2 exp(-2 I) is what is left of a neuron's share in the output
     when the others make up for it as well as they can, and they do so before the next one is chosen (`order_removals`).
-    `information=False` is I = 0: plain importance.
+    `information=False` is I = 0: plain importance. Where texts' means count (`mean_weight`), moments have them, and
+    behind pruned networks columns are those that would make up for these.
 
     Each network is measured where those before it are pruned and refitted already (`refit_in_turn`); with
     `in_turn=False`, and where nothing is refitted, in the unpruned model. Under one budget for all networks, widths

@@ -47,7 +47,7 @@ class Family:
     kind: Kind
     """What the model reads and how it is scored."""
     layers: str
-    """Regular expression for the module path of one transformer layer, for counting FLOPs."""
+    """Regular expression for the module path of one transformer layer."""
     locations: tuple[Location, ...]
     """Where its feed-forward networks are; several where they come in several forms."""
     width_key: str = "intermediate_size"

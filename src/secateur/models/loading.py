@@ -44,15 +44,18 @@ class LoadedModel:
     @property
     def reads_first_token(self) -> bool:
         """Whether of its last network's outputs only those at the first token of each row matter, to a classifier."""
-        return self.pooling == "first" and is_classifier(self.model)
+        model: Any = self.model
+        return self.pooling == "first" and model.base_model is not model
 
     @property
     def pooling(self) -> str | None:
         """What an encoder's output takes of a row: the "first" token, the "mean" of all, or as `find_pooling` has it.
 
-        None for other models, and where a head reads every token by itself.
+        A classifier of images takes the first. None for other models, and where a head reads every token by itself.
         """
         model: Any = self.model
+        if self.family.kind == "vision":
+            return "first" if type(model).__name__.endswith("ForImageClassification") else None
         if self.family.kind != "encoder":
             return None
         if is_classifier(model):

@@ -74,13 +74,39 @@ def read_sublayer(
     inputs = as_inputs(loaded.model, batch)
     with torch.inference_mode(), _watched(loaded, ffn, stops=run is None) as seen, suppress(_Reached):
         run() if run is not None else loaded.model(**inputs)
-    if len(seen.outputs) != ffn.passes:
-        raise InputError(f"{ffn.path} ran {len(seen.outputs)} times in a forward pass, expected {ffn.passes}")
-    real = _find_real(ffn, inputs, seen.outputs[0][..., 0].numel(), first_only=first_only)
+    require_passes(ffn, len(seen.outputs))
+    real = find_real(ffn, inputs, seen.outputs[0][..., 0].numel())
+    if first_only:
+        real = real & (real.cumsum(dim=1) == 1)
     output = _join(seen.outputs, real)
     lengths = real.sum(dim=1).repeat(ffn.passes)
     rows = torch.arange(len(lengths), device=real.device).repeat_interleave(lengths)
     return SubLayer(_join(seen.activations, real), output, _find_residual(loaded, seen, output, real), rows)
+
+
+def find_real(ffn: FeedForward, inputs: Mapping[str, Tensor], tokens: int) -> Tensor:
+    """(B, T) bool, on the network's device: which tokens that it runs on are no padding.
+
+    Args:
+        ffn: the network.
+        inputs: keyword arguments of the forward pass.
+        tokens: B x T, as many as it ran on in one pass.
+
+    Raises:
+        InputError: the batch has another number of tokens.
+    """
+    mask = inputs.get("decoder_attention_mask" if ffn.stack == "decoder" else "attention_mask")
+    rows = len(next(iter(inputs.values())))
+    real = torch.ones(rows, tokens // rows, dtype=torch.bool, device=ffn.device) if mask is None else mask.bool()
+    if real.numel() != tokens:
+        raise InputError(f"{tokens} activation rows came from a batch of {tuple(real.shape)} tokens")
+    return real
+
+
+def require_passes(ffn: FeedForward, count: int) -> None:
+    """Raise InputError unless a network ran as often in one forward pass as its family says."""
+    if count != ffn.passes:
+        raise InputError(f"{ffn.path} ran {count} times in a forward pass, expected {ffn.passes}")
 
 
 def sum_equations(
@@ -174,18 +200,6 @@ def _find_residual(loaded: LoadedModel, seen: _Seen, output: Tensor, real: Tenso
     if kind == "layer output":
         return _join(seen.layers, real) - output
     return torch.zeros_like(output)
-
-
-def _find_real(ffn: FeedForward, inputs: Mapping[str, Tensor], tokens: int, *, first_only: bool) -> Tensor:
-    """(B, T) bool, tokens that are no padding, or the first such of each row."""
-    mask = inputs.get("decoder_attention_mask" if ffn.stack == "decoder" else "attention_mask")
-    rows = len(next(iter(inputs.values())))
-    real = torch.ones(rows, tokens // rows, dtype=torch.bool, device=ffn.device) if mask is None else mask.bool()
-    if real.numel() != tokens:
-        raise InputError(f"{tokens} activation rows came from a batch of {tuple(real.shape)} tokens")
-    if first_only:
-        real = real & (real.cumsum(dim=1) == 1)
-    return real
 
 
 def _join(passes: Sequence[Tensor], real: Tensor) -> Tensor:
