@@ -19,10 +19,10 @@ from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import keep_masks, masked
 from secateur.models.gradients import divergence_from
 from secateur.models.loading import hash_weights, wrap_model
-from secateur.models.sublayers import NormalEquations, read_sublayer
+from secateur.models.sublayers import read_sublayer
 from secateur.pipeline import open_context
 from secateur.recipe import make_recipe
-from secateur.rescaling import rescale, solve_factors
+from secateur.rescaling import NormalEquations, rescale, solve_factors
 
 NAMES = ("textpruner", "textpruner-self", "mask-tuning", "kprune")
 LABELLED = ("textpruner", "mask-tuning")

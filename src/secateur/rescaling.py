@@ -1,8 +1,9 @@
-"""One factor for each neuron that is left, by which layers come nearer to those of a less pruned model."""
+"""Least squares from the neurons that are left to a less pruned model: all weights, or one factor for each neuron."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -11,13 +12,26 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
-from secateur.models.feedforward import keep_masks, masked
-from secateur.models.sublayers import sum_equations
+from secateur.capture import ProductSum
+from secateur.models.feedforward import FeedForward, keep_masks, masked
+from secateur.models.sublayers import SubLayer
 from secateur.results import Update
 from secateur.walking import Measurable, Stream
 
 LARGEST = 10.0
 """A factor further from 0 than this is not believed."""
+Reader = Callable[[int], SubLayer]
+"""Called with the number of a batch; what a network does in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NormalEquations:
+    """Sums over tokens for least squares from k activations z to targets y."""
+
+    moments: Tensor
+    """(k, k) float64 on the CPU, sum of z z^T."""
+    products: Tensor
+    """(k, H) float64 on the CPU, sum of z y^T."""
 
 
 def rescale(
@@ -55,6 +69,38 @@ def rescale(
         Update((ffn.down_columns().cpu() * mask[:, None])[torch.from_numpy(stay)].to(ffn.dtype))
         for ffn, mask, stay in zip(context.feedforwards, masks, kept, strict=True)
     ]
+
+
+def sum_equations(
+    read_teacher: Reader,
+    read_student: Reader,
+    ffn: FeedForward,
+    kept: NDArray[np.int64],
+    batches: int,
+) -> NormalEquations:
+    """The equations for a down projection by which the student's sub-layer comes nearest to the teacher's.
+
+    The target is the teacher's total, less the student's residual, less the output bias.
+
+    Args:
+        read_teacher: the network in the model to come near to.
+        read_student: the network in the pruned model, all its neurons there.
+        ffn: the network, for its bias.
+        kept: (k,) sorted indices of the neurons that are left.
+        batches: how many there are.
+
+    Cost:
+        Two readings of each batch, and n k (k + H) multiply-adds. Memory does not grow with the
+        text.
+    """
+    moments, products = ProductSum(len(kept), len(kept)), ProductSum(len(kept), ffn.hidden_size)
+    for number in range(batches):
+        teacher, student = read_teacher(number), read_student(number)
+        left = student.activations[:, torch.from_numpy(kept).to(student.activations.device)]  # (n, k)
+        target = teacher.total - student.residual  # (n, H)
+        moments.add(left)
+        products.add(left, target - ffn.output_bias() if ffn.has_output_bias else target)
+    return NormalEquations(moments.finish(), products.finish())
 
 
 def solve_factors(system: Tensor, wanted: Tensor) -> Tensor | None:

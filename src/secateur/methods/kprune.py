@@ -17,7 +17,8 @@ from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import FeedForward
 from secateur.models.gradients import divergence_from, find_target, mask_gradients
 from secateur.models.loading import LoadedModel
-from secateur.models.sublayers import NormalEquations, read_sublayer, sum_equations
+from secateur.models.sublayers import read_sublayer
+from secateur.rescaling import NormalEquations, sum_equations
 from secateur.results import LayerPlan, Update
 from secateur.selection.ranking import select_overall, select_top
 

@@ -7,9 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.errors import InputError
@@ -17,9 +15,6 @@ from secateur.models.families import find_layers, find_residual
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
 from secateur.models.outputs import as_inputs
-
-Reader = Callable[[int], "SubLayer"]
-"""Called with the number of a batch; what a network does in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +34,6 @@ class SubLayer:
     def total(self) -> Tensor:
         """(n, H) float32, the output added to the residual."""
         return self.output + self.residual
-
-
-@dataclass(frozen=True, slots=True)
-class NormalEquations:
-    """Sums over tokens for least squares from k activations z to targets y."""
-
-    moments: Tensor
-    """(k, k) float64 on the CPU, sum of z z^T."""
-    products: Tensor
-    """(k, H) float64 on the CPU, sum of z y^T."""
 
 
 def read_sublayer(
@@ -107,41 +92,6 @@ def require_passes(ffn: FeedForward, count: int) -> None:
     """Raise InputError unless a network ran as often in one forward pass as its family says."""
     if count != ffn.passes:
         raise InputError(f"{ffn.path} ran {count} times in a forward pass, expected {ffn.passes}")
-
-
-def sum_equations(
-    read_teacher: Reader,
-    read_student: Reader,
-    ffn: FeedForward,
-    kept: NDArray[np.int64],
-    batches: int,
-) -> NormalEquations:
-    """The equations for a down projection by which the student's sub-layer comes nearest to the teacher's.
-
-    The target is the teacher's total, less the student's residual, less the output bias.
-
-    Args:
-        read_teacher: the network in the model to come near to.
-        read_student: the network in the pruned model, all its neurons there.
-        ffn: the network, for its bias.
-        kept: (k,) sorted indices of the neurons that are left.
-        batches: how many there are.
-
-    Cost:
-        Two readings of each batch, and n k (k + H) multiply-adds, float32 within a batch. Memory does not grow with the
-        text.
-    """
-    moments = torch.zeros(len(kept), len(kept), dtype=torch.float64)
-    products = torch.zeros(len(kept), ffn.hidden_size, dtype=torch.float64)
-    for number in range(batches):
-        teacher, student = read_teacher(number), read_student(number)
-        left = student.activations[:, torch.from_numpy(kept).to(student.activations.device)]  # (n, k)
-        target = teacher.total - student.residual  # (n, H)
-        if ffn.has_output_bias:
-            target = target - ffn.output_bias()
-        moments += (left.T @ left).cpu()  # into float64
-        products += (left.T @ target).cpu()
-    return NormalEquations(moments, products)
 
 
 class _Reached(Exception):  # noqa: N818 (no error)
