@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from choices import damped, invert
 
-from secateur.calibration import Calibration
-from secateur.methods import PruningContext, secateur
+from secateur.methods import PruningContext
 from secateur.methods.flap import score_by_fluctuation
-from secateur.methods.secateur import find_profiles, measure_profiles
-from secateur.probing import hold_out
+from secateur.methods.secateur import find_profiles
 from secateur.selection.allocation import allocate_widths
 from secateur.selection.ranking import select_overall
 
 Allocate = Callable[[PruningContext], list[int]]
-
-
-def by_costs_on_seen_rows(context: PruningContext) -> list[int]:
-    """As `--allocation global`, but distances are measured on rows that the cut networks were fitted to."""
-    with patch.object(secateur, "hold_out", see_all):
-        return _spread(context, [found.costs for found in measure_profiles(context)])
-
-
-def see_all(calibration: Calibration, seed: int) -> tuple[Calibration, Calibration]:
-    """The rows that would be held out, and all rows."""
-    return hold_out(calibration, seed)[0], calibration
 
 
 def by_one_depth(context: PruningContext, *, power: float) -> list[int]:
@@ -90,7 +76,6 @@ def _spread(context: PruningContext, costs: list[np.ndarray]) -> list[int]:
 
 
 ALLOCATIONS: Mapping[str, Allocate] = {
-    "on rows of the refit": by_costs_on_seen_rows,
     "divergence at 0.3 alone": partial(by_one_depth, power=1.0),
     "refit error alone": partial(by_one_depth, power=0.0),
     "1 / divergence": by_inverse,

@@ -54,7 +54,7 @@ BASE: Mapping[str, Any] = {
     "samples": SAMPLES,
 }
 AT_ONCE: Mapping[str, Any] = {"in_turn": False}
-"""The refit of parts 1 to 5: cheap, and the same for all."""
+"""The refit of all parts but 0 and what is told of the refit in turn: cheap, and the same for all."""
 DENSE = "dense"
 """Row of the model before pruning."""
 IMPORTANCE = "plain importance"
@@ -103,12 +103,12 @@ def _choosing(part: int, choose: choices.Choose) -> Row:
 
 
 def _reading(**settings: Any) -> Row:
-    return Row(8, "secateur", settings)
+    return Row(8, "all at once", {**AT_ONCE, **settings})
 
 
-def _refitting(base: str = "secateur", **settings: Any) -> Row:
+def _refitting(**settings: Any) -> Row:
     """A ridge is also that of the columns which the choice looks at behind pruned networks; its noise stays."""
-    return Row(6, base, {"noise": NOISE, **settings})
+    return Row(6, "all at once", {**AT_ONCE, "noise": NOISE, **settings})
 
 
 ROWS: Mapping[str, Row] = {
@@ -119,7 +119,7 @@ ROWS: Mapping[str, Row] = {
     **_switched("no drift", drift=0.0),
     **_switched("all at once", **AT_ONCE),
     **_switched("no refit", refit=False),
-    **_switched("global", allocation="global"),
+    **_switched("global, all at once", allocation="global", **AT_ONCE),
     IMPORTANCE: Row(1, None, AT_ONCE, choices.important),
     "pairs, alpha 1.01, r 0.42, 100 rows": _pairs(alpha=1.01, r=0.42, batch_size=100),
     "pairs, alpha 2, r 1, 500 rows": _pairs(r=1.0),
@@ -146,13 +146,10 @@ ROWS: Mapping[str, Row] = {
     "removal cost x (1 - share / 2)": _choosing(5, partial(choices.removal_and_pairs, ties=False)),
     "removal cost, near-ties by share": _choosing(5, partial(choices.removal_and_pairs, ties=True)),
     "ridge 0.1": _refitting(ridge=0.1),
-    "one ridge for all, 0.1": replace(_refitting("ridge 0.1", ridge=0.1), has_one_ridge=True),
-    "one ridge for all, 0.3": replace(_refitting(ridge=0.3), has_one_ridge=True),
-    "token noise 0.2": _refitting(token_noise=0.2),
-    "all of the drift": _refitting(drift=1.0),
-    "at once, ridge 0.1": _refitting("all at once", **AT_ONCE, ridge=0.1),
-    "at once, ridge by held-out tokens": replace(_refitting("all at once", **AT_ONCE), has_held_out_ridge=True),
-    **{f"widths: {name}": Row(7, "global", widths=name) for name in ALLOCATIONS},
+    "one ridge for all, 0.1": replace(_refitting(ridge=0.1), base="ridge 0.1", has_one_ridge=True),
+    "ridge by held-out tokens": replace(_refitting(), has_held_out_ridge=True),
+    "all of the drift": Row(6, "secateur", {"drift": 1.0}),
+    **{f"widths: {name}": Row(7, "global, all at once", AT_ONCE, widths=name) for name in ALLOCATIONS},
     **{f"{tokens:,} tokens": _reading(calibration_tokens=tokens) for tokens in (1024, 4096, 65536, 131072)},
     "Python's documentation": _reading(calibration=None),
     "sentences of SST-2": _reading(calibration=str(DATA / "sst2" / "train.tsv"), text_column="sentence"),

@@ -16,11 +16,9 @@ run uniform-osscar osscar uniform on 3 0.6
 run uniform-published osscar uniform off 3 0.9,0.8,0.6
 run uniform-others osscar,flap,wanda-sp uniform on 1 0.9,0.8
 run uniform-others-0.6 flap,wanda-sp uniform on 1 0.6
-run uniform-others-published importance,flap,wanda-sp uniform off 1 0.9,0.8,0.6
 run global secateur global on 3 0.9,0.8,0.6
 run global-flap flap global on 3 0.9,0.8
 run global-llm-pruner llm-pruner global on 3 0.6
-run global-published flap global off 3 0.9,0.8
-run global-published-0.6 llm-pruner global off 3 0.6
-run global-others flap global both 1 0.6
-run global-others-llm-pruner llm-pruner global both 1 0.9,0.8
+run global-others llm-pruner global on 1 0.9,0.8
+run global-published flap global off 1 0.9,0.8
+run global-published-0.6 llm-pruner global off 1 0.6
