@@ -10,17 +10,19 @@ all="$label_free,textpruner-self,textpruner-self-published,kprune,llm-pruner,tex
 common=(--refit both --calibration-tokens 24576 --dtype float32)
 sentences=(--task stsb-embeddings --calibration "$SECATEUR_DATA/sst2/train.tsv" --text-column sentence)
 
-minilm-pairs() { # all pairs that constants were not tuned on, as none of their labels is used; the best three draws
+minilm-pairs() { # validation pairs, on which constants were tuned, and all others, as none of their labels is used
   mkdir -p "$made/pairs/stsb"
   cat "$SECATEUR_DATA/stsb/train.tsv" <(tail -n +2 "$SECATEUR_DATA/stsb/test.tsv") > "$made/pairs/stsb/validation.tsv"
-  pairs() { # FOLDER METHODS REFIT DRAWS, then options
-    secateur compare minilm --methods "$2" --keep 0.6,0.4 "${common[@]}" --refit "$3" "${sentences[@]}" --trials "$4" \
-      --data "$made/pairs" --out "$out/$1" "${@:5}"
+  pairs() { # DATA FOLDER METHODS REFIT DRAWS, then options
+    secateur compare minilm --methods "$3" --keep 0.6,0.4 "${common[@]}" --refit "$4" "${sentences[@]}" --trials "$5" \
+      --data "$1" --out "$out/$2" "${@:6}"
   }
-  pairs minilm-pairs secateur,osscar on 3
-  pairs minilm-pairs-others importance,flap,wanda-sp,kcm on 1
-  pairs minilm-pairs-published osscar,kcm off 1
-  pairs minilm-pairs-tokens secateur,osscar on 1 --mean-weight 0 # tokens alone, not the mean over each text
+  pairs "$SECATEUR_DATA" minilm-stsb secateur,osscar both 3
+  pairs "$SECATEUR_DATA" minilm-stsb-others importance,flap,wanda-sp,kcm both 1
+  pairs "$made/pairs" minilm-pairs secateur,osscar on 3
+  pairs "$made/pairs" minilm-pairs-others kcm on 1
+  pairs "$made/pairs" minilm-pairs-published osscar,kcm off 1
+  pairs "$made/pairs" minilm-pairs-tokens secateur on 1 --mean-weight 0 # tokens alone, not the mean over each text
 }
 
 tiny() {
