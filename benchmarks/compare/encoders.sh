@@ -22,7 +22,6 @@ minilm-pairs() { # validation pairs, on which constants were tuned, and all othe
   pairs "$made/pairs" minilm-pairs secateur,osscar on 3
   pairs "$made/pairs" minilm-pairs-others kcm on 1
   pairs "$made/pairs" minilm-pairs-published osscar,kcm off 1
-  pairs "$made/pairs" minilm-pairs-tokens secateur on 1 --mean-weight 0 # tokens alone, not the mean over each text
 }
 
 tiny() {
