@@ -32,9 +32,7 @@ TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2" / "validation.tokens.txt"
 WAYS = {
     "flap, not refitted": {"method": "flap", "refit": False},
     "flap": {"method": "flap"},
-    "flap, refitted at once": {"method": "flap", "in_turn": False},
     "secateur": {},
-    "secateur, global": {"allocation": "global"},
 }
 
 
