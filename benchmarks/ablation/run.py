@@ -54,7 +54,7 @@ BASE: Mapping[str, Any] = {
     "samples": SAMPLES,
 }
 AT_ONCE: Mapping[str, Any] = {"in_turn": False}
-"""The refit of all parts but 0 and what is told of the refit in turn: cheap, and the same for all."""
+"""The refit of all rows but some of parts 0 and 6: cheap, and the same for all."""
 DENSE = "dense"
 """Row of the model before pruning."""
 IMPORTANCE = "plain importance"
