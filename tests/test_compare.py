@@ -497,7 +497,7 @@ class TestFiles:
     def test_without_matplotlib_there_is_no_plot_but_a_hint(self, place, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         result = compare(settings_in(place, tmp_path, methods="random", keep="0.5", refit="off"))
-        assert any("pip install 'secateur[paper]'" in warning for warning in result.warnings)
+        assert any("pip install matplotlib" in warning for warning in result.warnings)
         assert {path.suffix for path in result.files} == {".json", ".csv", ".md"}
 
 

@@ -60,6 +60,9 @@ DENSE = "dense"
 IMPORTANCE = "plain importance"
 OFF = "MI off"
 NOISE = RIDGE["decoder"]
+TEXT_SETTINGS = ("calibration", "calibration_tokens", "text_column")
+USUAL = str({})
+"""Key of the measurements on the text of most rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +128,8 @@ ROWS: Mapping[str, Row] = {
     "pairs, alpha 2, r 1, 500 rows": _pairs(r=1.0),
     "pairs, alpha 2, r 2, 500 rows": _pairs(),
     "pairs, alpha 2, r 6, 500 rows": _pairs(r=6.0),
-    "pairs, alpha 2, r 2, 1000 rows": _pairs(batch_size=1000),
-    "pairs, alpha 2, r 2, 500 rows, debiased": _pairs(debias=2),
+    "pairs, alpha 2, r 2, 250 rows": _pairs(batch_size=250),
+    "pairs, alpha 2, r 2, 500 rows, debiased": _pairs(debias=1),
     "pairs, alpha 2, r 2, exp(-share / 2)": _pairs(soft=0.5),
     "pairs, late tokens": _pairs(tokens="late"),
     "pairs, surprising tokens": _pairs(tokens="surprising"),
@@ -153,6 +156,7 @@ ROWS: Mapping[str, Row] = {
     **{f"{tokens:,} tokens": _reading(calibration_tokens=tokens) for tokens in (1024, 4096, 65536, 131072)},
     "Python's documentation": _reading(calibration=None),
     "sentences of SST-2": _reading(calibration=str(DATA / "sst2" / "train.tsv"), text_column="sentence"),
+    "pairs, alpha 2, r 2, 1000 rows": _pairs(batch_size=1000),
 }
 
 
@@ -171,14 +175,16 @@ def prune(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
 
 
 def _open(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, keep: float) -> PruningContext:
-    """A context on the row's text, measured once where it is the usual one."""
+    """A context on the row's text: the usual one is measured once, another once for the rows that follow each other."""
     recipe = make_recipe({**BASE, **row.settings, "keep": keep})
-    if any(name in row.settings for name in ("calibration", "calibration_tokens")):
-        return open_context(loaded, None, recipe)
-    if "usual" not in contexts:
-        opened = open_context(loaded, None, make_recipe({**BASE, "in_turn": False}))
-        contexts["usual"] = replace(opened, has_several_refits=True)
-    return contexts["usual"].under(recipe, find_width(loaded, recipe))
+    of_text = {name: value for name, value in row.settings.items() if name in TEXT_SETTINGS}
+    key = str(of_text)
+    if key not in contexts:
+        for other in set(contexts) - {USUAL}:
+            del contexts[other]
+        opened = open_context(loaded, None, make_recipe({**BASE, **AT_ONCE, **of_text}))
+        contexts[key] = replace(opened, has_several_refits=True)
+    return contexts[key].under(recipe, find_width(loaded, recipe))
 
 
 def read_results() -> dict[str, Any]:

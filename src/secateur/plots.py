@@ -14,7 +14,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError("plots need matplotlib: pip install 'secateur[paper]'") from None
+        raise InputError("plots need matplotlib: pip install matplotlib") from None
 
 
 def write_plot(draw: Callable[[Any], None], stem: Path, size: tuple[float, float]) -> list[Path]:

@@ -125,7 +125,7 @@ def _read_hub(task: Task, split: Split, names: Sequence[str]) -> list[list[Any]]
     try:
         from datasets import load_dataset
     except ImportError:
-        raise InputError("give --data, or read GLUE from the hub with pip install 'secateur[glue]'") from None
+        raise InputError("give --data, or read GLUE from the hub with pip install datasets") from None
     rows = load_dataset("nyu-mll/glue", task.name, split=split)
     return [list(rows[name]) for name in names]
 

@@ -253,7 +253,7 @@ def _call(source: Source, function: Any, *args: Any, **settings: Any) -> Any:
         raise
     except ImportError as error:
         if source.gguf_file:
-            raise InputError("reading GGUF needs two more packages: pip install 'secateur[gguf]'") from error
+            raise InputError("reading GGUF needs two more packages: pip install gguf accelerate") from error
         raise InputError(f"{source.folder} needs a package that is missing: {_one_line(error)}") from error
     except Exception as error:  # tokenizers raises bare Exception for a file it can't use
         raise InputError(f"transformers can't read {source.folder}: {_one_line(error)}") from error
