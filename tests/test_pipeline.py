@@ -1,9 +1,11 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import secateur
 import tiny
@@ -12,9 +14,11 @@ from secateur.errors import InputError
 from secateur.finetuning import add_head
 from secateur.methods import METHODS, check_recipe
 from secateur.methods.clusters import Candidate, draw_candidates, plan_by_clusters, rate_candidates
+from secateur.models.cutting import apply
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import hash_weights, wrap_model
 from secateur.models.outputs import read_outputs
+from secateur.models.sizes import measure_size
 from secateur.pipeline import open_context
 from secateur.recipe import Recipe, make_recipe, parse_layers
 from secateur.tasks import TASKS
@@ -101,6 +105,9 @@ class TestPrune:
             assert not any("few for a refit" in warning for warning in result.warnings)
         one = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), layers="0", **settings)
         assert not any("few for a refit" in warning for warning in one.warnings)  # the last network is left alone
+        shared = transformers.AlbertForSequenceClassification(tiny.make_model("albert").config).eval()
+        result = secateur.prune(shared, tokenizer=tiny.make_tokenizer(), **settings)
+        assert not any("few for a refit" in warning for warning in result.warnings)  # its first pass reads all tokens
 
     def test_a_saturated_kernel_is_reported_with_its_remedy(self):
         class_name, config_name, settings, _ = tiny.CASES["llama"]
@@ -442,6 +449,16 @@ def test_networks_of_several_widths_are_padded_and_the_user_is_told():
     assert len(widths) > 1
     assert result.after.widths == (max(widths),) * 2
     assert any(f"keep {min(widths)} to {max(widths)} neurons" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(("round_to", "written"), [(1, 13), (5, 15), (23, 23), (None, 24)])
+def test_the_widest_network_is_padded_to_the_multiple_that_was_asked_for(round_to, written):
+    model = tiny.make_model("llama")
+    plan = tiny.random_plan(model, 13)
+    result = apply(replace(plan, settings={"round_to": round_to}), model)
+    assert measure_size(result, tiny.family_of(model)).widths == (written, written)
+    inputs = tiny.make_inputs(model)
+    assert torch.allclose(tiny.outputs(result, inputs), tiny.masked_outputs(model, plan, inputs), atol=1e-5)
 
 
 def test_calibration_passes_over_the_first_tokens_when_asked():

@@ -186,6 +186,20 @@ def test_gathered_removals_are_those_of_one_at_a_time(neurons):
     assert order_removals(moments, weight, neurons // 2).order.tolist() == expected[: neurons // 2]
 
 
+@pytest.mark.parametrize("neurons", [7, 40, 100])
+def test_costs_of_removals_add_up_to_what_the_best_refit_without_them_leaves(neurons):
+    generator = torch.Generator().manual_seed(neurons)
+    x = torch.randn(300, neurons, generator=generator, dtype=torch.float64)
+    moments = x.T @ x / 300
+    weight = torch.randn(neurons, 5, generator=generator, dtype=torch.float64)
+    removals = order_removals(moments, weight, neurons - 1)
+    for count in range(1, neurons):
+        kept = np.setdiff1d(np.arange(neurons), removals.order[:count].numpy())
+        best = torch.linalg.lstsq(x[:, kept], x @ weight).solution
+        left = (x @ weight - x[:, kept] @ best).square().sum() / 300
+        assert float(removals.costs[:count].sum()) == pytest.approx(float(left), rel=1e-6)
+
+
 @pytest.mark.parametrize("case", ["llama", "bert", "opt", "modernbert"])
 def test_osscar_removes_by_cost_and_solves_for_what_is_left_where_earlier_networks_are_pruned(case):
     context = open_on(case, "osscar", refit=False)

@@ -4,7 +4,8 @@
 
 SmolLM2-135M in float32 from safetensors, the defaults of `prune` (32,768 calibration tokens, keep 0.8, refitted) on
 WikiText-2's validation text: reading, measuring, choosing, refitting, writing and verifying. A process for each run,
-the methods in turns. Memory is the highest resident size less that after the imports. Goes on where it was stopped.
+the methods in turns. Memory is the highest resident size (of Linux) less that after the imports. Goes on where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from itertools import product
 from pathlib import Path
 
 import psutil
+import torch
 
 import secateur
 from secateur.checkpoint.manifest import find_versions
@@ -45,8 +47,20 @@ def measure(folder: Path, way: str) -> dict[str, float]:
     begun = time.perf_counter()
     result = secateur.prune(folder / "dense", calibration=str(TEXT), **WAYS[way])
     result.save(folder / "pruned", overwrite=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": time.perf_counter() - begun, "peak_mb": (peak - before) / 1e6, **result.seconds}
+    seconds = time.perf_counter() - begun
+    return {
+        "seconds": seconds,
+        "peak_mb": (read_peak() - before) / 1e6,
+        "threads": torch.get_num_threads(),
+        **result.seconds,
+    }
+
+
+def read_peak() -> int:
+    """Highest resident size of this process in bytes; `ru_maxrss` would count the process that started it too."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def main() -> None:
@@ -83,7 +97,9 @@ def write(runs: Mapping[str, list[dict[str, float]]], weights: int) -> None:
         if found
     }
     document = {"model_mb": weights / 1e6, "medians": medians, "runs": runs, "versions": find_versions()}
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    temporary = RESULTS.with_suffix(".new")
+    temporary.write_text(json.dumps(document, indent=1) + "\n")
+    temporary.replace(RESULTS)
 
 
 if __name__ == "__main__":

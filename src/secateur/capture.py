@@ -92,24 +92,30 @@ class MomentSum:
         self._products = ProductSum(neurons, neurons) if with_products else None
         self.rows = 0
 
-    def add(self, rows: Tensor) -> None:
-        """Take in (n, K) float32."""
+    @property
+    def origin(self) -> Tensor:
+        """(K,) float64 on the CPU, what sums are taken about; at least one row was added."""
+        assert self._origin is not None
+        return self._origin.cpu().double()
+
+    def add(self, rows: Tensor) -> Tensor:
+        """Take in (n, K) float32; gives back (n, K), the rows less the origin."""
         if not len(rows):
-            return
+            return rows
         self._origin = rows.mean(dim=0) if self._origin is None else self._origin
         apart = rows - self._origin
         self._sum += apart.sum(dim=0).cpu()
         if self._products is not None:
             self._products.add(apart)
         self.rows += len(rows)
+        return apart
 
     def finish(self) -> tuple[Tensor, Tensor | None]:
         """(K,) and (K, K) float64 on the CPU, E[z] and E[z z^T]; None without products.
 
         At least one row was added. Once only: the sum itself becomes the result, as a second matrix could be too much.
         """
-        assert self._origin is not None
-        origin, apart = self._origin.cpu().double(), self._sum / self.rows
+        origin, apart = self.origin, self._sum / self.rows
         mean = origin + apart
         if self._products is None:
             return mean, None

@@ -21,7 +21,7 @@ from secateur.errors import InputError
 from secateur.information import use_threads
 from secateur.memory import give_back
 from secateur.methods import PruningContext, check_context, check_recipe, find_method
-from secateur.models.cutting import apply, cut_
+from secateur.models.cutting import ROUND_TO, apply, cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
 from secateur.models.sizes import measure_size
@@ -30,9 +30,8 @@ from secateur.refitting import Measured, refit_in_turn, refit_network
 from secateur.results import CalibrationSummary, LayerPlan, ModelSize, Progress, PruningPlan, no_progress
 from secateur.selection.ranking import round_width
 from secateur.texts import open_texts
+from secateur.walking import counts_first_only
 
-ROUND_TO = {"decoder": 64, "encoder": 8, "encoder-decoder": 8, "vision": 8}
-"""Default multiple that widths are rounded to, by kind."""
 FEW, ENOUGH = 4, 16
 """Tokens of calibration for each neuron that are few for a refit, and those that are enough."""
 ROUNDING_REMARK = 0.03
@@ -346,8 +345,8 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
 
 def find_refit_warnings(context: PruningContext) -> list[str]:
     """What the user should know about a refit on the calibration text there is."""
-    summary, width, loaded = context.calibration.summary, context.feedforwards[0].width, context.loaded
-    last = find_feedforwards(loaded.model, loaded.family)[-1].path
+    summary, last = context.calibration.summary, context.feedforwards[-1]
+    width = last.width
     if not context.recipe.refit:
         return []
     if 0 < summary.tokens < FEW * width:
@@ -355,10 +354,10 @@ def find_refit_warnings(context: PruningContext) -> list[str]:
             f"{summary.tokens:,} calibration tokens are few for a refit of {width} neurons; "
             f"{ENOUGH * width:,} or more are better"
         ]
-    reads_first = loaded.reads_first_token and last == context.feedforwards[-1].path
-    if reads_first and summary.rows < FEW * width and not refits_at_once(context.recipe):
+    reads_first = counts_first_only(context.loaded, last) and not refits_at_once(context.recipe)
+    if reads_first and summary.rows < FEW * width:
         return [
-            f"{summary.rows:,} calibration rows are few for a refit of {last}, of which the classifier reads only "
+            f"{summary.rows:,} calibration rows are few for a refit of {last.path}, of which the classifier reads only "
             f"the first token of each row; {ENOUGH * width:,} or more are better"
         ]
     return []

@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     layers: str | None = _bounded(None, "text such as 2-28 or 0,3,5-7")
     """Only these feed-forward networks, numbered from 0, for instance 2-28 or 0,3,5-7 (default: all)."""
     round_to: int | None = _bounded(None, "a whole number of at least 1", ge=1)
-    """Round the width to the nearest multiple of this (default: 64 for decoders, 8 for encoders)."""
+    """Round the width to the nearest multiple of this, up where layers differ (default: decoders 64, encoders 8)."""
     calibration: str | None = None
     """Text to measure on: a .txt, .jsonl, .tsv or .csv file, or - for standard input (default: Python's own docs)."""
     text_column: str | None = None

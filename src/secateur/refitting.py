@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.calibration import Calibration
 from secateur.capture import MomentSum, ProductSum, require_finite, require_rows
 from secateur.memory import give_back
 from secateur.models.families import find_residual
@@ -46,12 +47,19 @@ class Refittable(Measurable, Protocol):
         """The settings."""
 
     @property
+    def noised(self) -> Calibration:
+        """The text with some tokens replaced."""
+
+    @property
     def ridge(self) -> float:
         """How strongly a refit holds on to the original weights."""
 
     @property
     def mean_weight(self) -> float:
         """How much the mean over each text's tokens counts beside them."""
+
+    def read_whole(self) -> Totals:
+        """The unpruned model on the text with replaced tokens."""
 
 
 def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
@@ -70,12 +78,18 @@ def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
         n K (K + H) multiply-adds a network. Memory for the hidden states of all batches, twice, and for one network's
         second moments.
     """
-    pair, pruned = _Pair(context), list[LayerPlan]()
+    loaded, recipe, pruned = context.loaded, context.recipe, list[LayerPlan]()
+    has_target = recipe.drift > 0 and find_residual(loaded.family, loaded.model.config) != "unknown"
+    whole = context.read_whole() if has_target else None
+    student = PrunedStream(loaded, context.feedforwards, context.noised.batches)
     for place, ffn in enumerate(context.feedforwards):
-        measured = pair.measure(ffn)
+        if whole is not None:
+            whole.go_to(ffn)
+        student.go_to(ffn)
+        measured = measure(ffn, student, whole, drift_share=recipe.drift, mean_weight=context.mean_weight)
         give_back()
         pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=context.ridge))
-        pair.prune(pruned[-1])
+        student.prune(pruned[-1])
         context.progress("pruning network after network", place + 1, len(context.feedforwards))
     return tuple(pruned)
 
@@ -112,28 +126,6 @@ def refit_columns(
     )
 
 
-class _Pair:
-    """The unpruned model and the one pruned so far, read side by side."""
-
-    def __init__(self, context: Refittable) -> None:
-        loaded = context.loaded
-        has_target = context.recipe.drift > 0 and find_residual(loaded.family, loaded.model.config) != "unknown"
-        self._whole = context.read_whole() if has_target else None
-        self._student = PrunedStream(loaded, context.feedforwards, context.noised.batches)
-        self._drift_share, self._mean_weight = context.recipe.drift, context.mean_weight
-
-    def measure(self, ffn: FeedForward) -> Measured:
-        """The next network, all its neurons there."""
-        if self._whole is not None:
-            self._whole.go_to(ffn)
-        self._student.go_to(ffn)
-        return measure(ffn, self._student, self._whole, drift_share=self._drift_share, mean_weight=self._mean_weight)
-
-    def prune(self, layer: LayerPlan) -> None:
-        """The network that was measured is from now on as its plan has it."""
-        self._student.prune(layer)
-
-
 def measure(
     ffn: FeedForward,
     model: Stream,
@@ -163,10 +155,10 @@ def measure(
         wanted = None if whole is None else whole.read_total(number)  # first, while little else is held
         found = model.read(number)
         activations = stress_means(found.activations, found.rows, mean_weight)
-        moments.add(activations)
+        apart = moments.add(activations)
         if wanted is not None:
             lacking = stress_means(drift_share * (wanted - found.total), found.rows, mean_weight)
-            products.add(activations, lacking)
+            products.add(apart, lacking)
             lack += lacking.sum(dim=0).cpu()
             energy += float(lacking.square().sum())
     rows = require_rows(moments.rows)
@@ -179,8 +171,8 @@ def measure(
     second_moments.addr_(mean, mean, alpha=-taken_up)
     if whole is None:
         return Measured(second_moments, mean)
-    drift = Drift(products.finish() / rows, lack, energy / rows - taken_up * float(lack.square().sum()))
-    drift.products.addr_(mean, lack, alpha=-taken_up)
+    about_zero = (products.finish() / rows).addr_(moments.origin, lack, alpha=stress).addr_(mean, lack, alpha=-taken_up)
+    drift = Drift(about_zero, lack, energy / rows - taken_up * float(lack.square().sum()))
     return Measured(second_moments, mean, drift)
 
 

@@ -44,6 +44,15 @@ class _Passage:
     """The layer that lies ahead."""
 
 
+def counts_first_only(loaded: LoadedModel, ffn: FeedForward) -> bool:
+    """Whether a classifier reads only the first token of each row of what this network gives.
+
+    Not where layers share it, as the earlier ones' other tokens are read by the next.
+    """
+    last = find_feedforwards(loaded.model, loaded.family)[-1].path
+    return loaded.reads_first_token and ffn.path == last and ffn.passes == 1
+
+
 def can_walk(loaded: LoadedModel) -> bool:
     """Whether it is a text model whose layers follow one another in a single stack, each running once."""
     return loaded.family.kind in ("decoder", "encoder") and loaded.family.sharing_key is None
@@ -121,15 +130,8 @@ class Measurable(Protocol):
         """Batches of text."""
 
     @property
-    def noised(self) -> Calibration:
-        """The same with some tokens replaced."""
-
-    @property
     def progress(self) -> Progress:
         """Told after each network."""
-
-    def read_whole(self) -> Totals:
-        """The unpruned model on the text with replaced tokens."""
 
 
 class Totals(Protocol):
@@ -165,12 +167,12 @@ class Stream:
             reads_all: whether all tokens count in a classifier's last network too.
         """
         self._loaded, self._batches = loaded, batches
-        self._reads_first = loaded.reads_first_token and not reads_all
+        self._reads_all = reads_all
         self._under: Callable[[], Changes] = under or nullcontext
-        self._last = find_feedforwards(loaded.model, loaded.family)[-1].path
         self._walk = Walk(loaded, batches) if can_walk(loaded) else None
         self._is_fixed = under is None
         self._ffn: FeedForward | None = None
+        self._first_only = False
 
     def __len__(self) -> int:
         """Batches."""
@@ -179,23 +181,23 @@ class Stream:
     def go_to(self, ffn: FeedForward) -> None:
         """Have `read` read this network, the ones before it changed as they now are."""
         self._ffn = ffn
+        self._first_only = not self._reads_all and counts_first_only(self._loaded, ffn)
         if self._walk is not None:
             with self._under():
                 self._walk.go_to(ffn)
 
     def read(self, number: int) -> SubLayer:
-        """What the network does in a batch; of the last one to first tokens only, if the model reads only those.
+        """What the network does in a batch; to first tokens only where only those count (`counts_first_only`).
 
         Raises:
             InputError: the model can't run the batch.
         """
         ffn, loaded = self._ffn, self._loaded
         assert ffn is not None
-        first_only = self._reads_first and ffn.path == self._last and ffn.passes == 1
         states: list[Tensor] = []
         run = None if (walk := self._walk) is None else lambda: states.append(walk.run(number))
         with self._under(), blaming_batch(number):
-            found = read_sublayer(loaded, ffn, self._batches[number], first_only=first_only, run=run)
+            found = read_sublayer(loaded, ffn, self._batches[number], first_only=self._first_only, run=run)
         if walk is not None and self._is_fixed:
             walk.advance(number, states[0])
         return found
@@ -214,7 +216,8 @@ class Recording:
         Raises:
             SecateurError: there is no room for them.
         """
-        folder = tempfile.TemporaryDirectory(prefix="secateur-")
+        with _blaming_disk():
+            folder = tempfile.TemporaryDirectory(prefix="secateur-")
         weakref.finalize(self, folder.cleanup)
         self._folder, self._ffn = Path(folder.name), feedforwards[0]
         for ffn in feedforwards:
@@ -222,13 +225,8 @@ class Recording:
             self.go_to(ffn)
             for number in range(len(stream)):
                 total = stream.read_total(number).cpu().numpy()
-                try:
+                with _blaming_disk():
                     np.save(self._file(number), total)
-                except OSError as error:
-                    raise SecateurError(
-                        f"what the unpruned model computes can't be kept in {folder.name}: {error.strerror}; "
-                        "TMPDIR=FOLDER names another folder for temporary files"
-                    ) from error
 
     def go_to(self, ffn: FeedForward) -> None:
         """Have `read_total` read this network."""
@@ -266,6 +264,18 @@ class PrunedStream(Stream):
         done = len(self._pruned)
         first = max(done - 1, 0) if self._walk is not None else 0
         return replaced(self._feedforwards[first:done], self._pruned[first:])
+
+
+@contextmanager
+def _blaming_disk() -> Iterator[None]:
+    """An error of the disk becomes one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise SecateurError(
+            f"what the unpruned model computes can't be kept in a temporary folder: {error.strerror or error}; "
+            "TMPDIR=FOLDER names another folder for temporary files"
+        ) from error
 
 
 def _enter(model: Any, layers: Sequence[nn.Module], batch: Batch) -> _Passage:

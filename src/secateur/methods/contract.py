@@ -164,7 +164,7 @@ class PruningContext:
 
     @property
     def mean_weight(self) -> float:
-        """What the mean over a text's tokens counts beside them, in a refit in turn and in the choice of `secateur`."""
+        """What the mean over a text's tokens counts beside them, in a refit in turn and in all of `secateur`."""
         return self.recipe.mean_weight if self.loaded.pooling == "mean" else 0.0
 
     @property

@@ -46,8 +46,8 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     come from `allocate`.
 
     Source:
-        Its own; docs/method.md derives it. Without noise, drift and random tokens, and where the down projection has no
-        bias (else moments are taken about the means), the order is that of OSSCAR.
+        Its own; docs/method.md derives it. Without noise, and where the down projection has no bias (else moments are
+        taken about the means), the order in the first network is that of OSSCAR on the same tokens, up to its damping.
     """
     is_global = context.recipe.allocation == "global"
     return plan_widths(context, allocate(context) if is_global else [context.width] * len(context.feedforwards))

@@ -13,6 +13,9 @@ from secateur.models.families import Family, find_family, find_feedforwards
 from secateur.models.loading import hash_weights, load_model, wrap_model
 from secateur.results import PruningPlan
 
+ROUND_TO = {"decoder": 64, "encoder": 8, "encoder-decoder": 8, "vision": 8}
+"""Default multiple that widths are rounded to, by kind."""
+
 
 def apply(plan: PruningPlan, model: str | Path | nn.Module) -> nn.Module:
     """A pruned copy of a model, byte for byte what the plan's own run produced. The given model is not changed.
@@ -43,15 +46,17 @@ def apply(plan: PruningPlan, model: str | Path | nn.Module) -> nn.Module:
 def cut_(model: nn.Module, family: Family, plan: PruningPlan) -> None:
     """Carry out a plan in place: rows and columns leave the weights, updates go in, the config follows.
 
-    A checkpoint has one width for all its layers, so where the plan leaves layers of different widths the narrower
-    ones are padded with zero neurons, which changes nothing in what the model computes.
+    A checkpoint has one width for all its layers, so where the plan leaves layers of different widths they are padded
+    with zero neurons up to the widest, rounded up as its settings ask. That changes nothing in what the model computes.
     """
     layers = {layer.path: layer for layer in plan.layers}
     feedforwards = find_feedforwards(model, family)
     unknown = set(layers) - {ffn.path for ffn in feedforwards}
     if unknown:
         raise InputError(f"the plan names a layer that the model lacks: {sorted(unknown)[0]}")
-    width = max(layers[ffn.path].width if ffn.path in layers else ffn.width for ffn in feedforwards)
+    widest = max(layers[ffn.path].width if ffn.path in layers else ffn.width for ffn in feedforwards)
+    multiple = plan.settings.get("round_to", 1) or ROUND_TO[family.kind]
+    width = min(-(-widest // multiple) * multiple, feedforwards[0].width)
     for ffn in feedforwards:
         if ffn.path in layers:
             ffn.cut_(layers[ffn.path], width)
