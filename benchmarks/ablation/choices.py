@@ -164,13 +164,18 @@ def representatives(context: PruningContext, place: int, width: int, *, weighted
     return np.sort(np.array([*best, *rest]))
 
 
-def removal_and_pairs(context: PruningContext, place: int, width: int, *, ties: bool) -> Kept:
-    """Removal costs less what pairs share: times (1 - share / 2), or only to part the last tenth from the next."""
-    shared = find_largest_shared(context.importance(place), pairs(context, place))
+def removal(context: PruningContext, place: int, width: int, *, pairs_as: str | None = None) -> Kept:
+    """Removal costs under noise of 0.1 x each second moment, alone or with what pairs share.
+
+    `pairs_as`: a "factor" of the cost, 1 - share / 2; or "ties", to tell the last tenth of those to go from the next.
+    """
     columns, moments = context.down_columns(place).double(), context.second_moments(place).clone()
     moments.diagonal().mul_(1.1)
     going = len(moments) - width
-    if not ties:
+    if pairs_as is None:
+        return _without(order_removals(moments, columns, going).order, moments)
+    shared = find_largest_shared(context.importance(place), pairs(context, place))
+    if pairs_as == "factor":
         columns = columns * torch.from_numpy(1 - shared / 2).sqrt()[:, None]
         return _without(order_removals(moments, columns, going).order, moments)
     order = order_removals(moments, columns, going + going // 10).order.numpy()

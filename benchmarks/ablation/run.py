@@ -58,6 +58,7 @@ AT_ONCE: Mapping[str, Any] = {"in_turn": False}
 DENSE = "dense"
 """Row of the model before pruning."""
 IMPORTANCE = "plain importance"
+REMOVAL = "removal cost"
 OFF = "MI off"
 NOISE = RIDGE["decoder"]
 TEXT_SETTINGS = ("calibration", "calibration_tokens", "text_column")
@@ -101,8 +102,8 @@ def _pairs(**settings: Any) -> Row:
     return _choosing(1, partial(choices.penalised, **settings))
 
 
-def _choosing(part: int, choose: choices.Choose) -> Row:
-    return Row(part, IMPORTANCE, AT_ONCE, choose)
+def _choosing(part: int, choose: choices.Choose, base: str = IMPORTANCE) -> Row:
+    return Row(part, base, AT_ONCE, choose)
 
 
 def _reading(**settings: Any) -> Row:
@@ -146,8 +147,9 @@ ROWS: Mapping[str, Row] = {
     "the same less redundancy": _choosing(3, partial(choices.relevant, weight=1.0, to="end")),
     "most important of each k-medoids cluster": _choosing(4, partial(choices.representatives, weighted=False)),
     "most important of each weighted cluster": _choosing(4, partial(choices.representatives, weighted=True)),
-    "removal cost x (1 - share / 2)": _choosing(5, partial(choices.removal_and_pairs, ties=False)),
-    "removal cost, near-ties by share": _choosing(5, partial(choices.removal_and_pairs, ties=True)),
+    REMOVAL: _choosing(5, choices.removal),
+    "removal cost x (1 - share / 2)": _choosing(5, partial(choices.removal, pairs_as="factor"), REMOVAL),
+    "removal cost, near-ties by share": _choosing(5, partial(choices.removal, pairs_as="ties"), REMOVAL),
     "ridge 0.1": _refitting(ridge=0.1),
     "one ridge for all, 0.1": replace(_refitting(ridge=0.1), base="ridge 0.1", has_one_ridge=True),
     "ridge by held-out tokens": replace(_refitting(), has_held_out_ridge=True),
