@@ -329,5 +329,5 @@ def test_the_command_prints_the_table_and_says_what_it_wrote(place, tmp_path, ca
 def test_plots_need_matplotlib_and_say_how_to_get_it(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run_experiment("table1", study_in(place, tmp_path))
-    with pytest.raises(InputError, match=r"pip install 'secateur\[paper\]'"):
+    with pytest.raises(InputError, match=r"pip install matplotlib"):
         run_experiment("fig2", study_in(place, tmp_path))
