@@ -649,6 +649,17 @@ def test_a_recording_that_finds_no_room_is_an_error_in_a_line(monkeypatch):
         make_plan(context)
 
 
+def test_a_recording_without_a_folder_for_temporary_files_is_one_line(monkeypatch):
+    def refuse(prefix):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    context = open_on("llama")
+    context.has_several_refits = True
+    monkeypatch.setattr("secateur.walking.tempfile.TemporaryDirectory", refuse)
+    with pytest.raises(SecateurError, match="No usable temporary directory found; TMPDIR=FOLDER"):
+        make_plan(context)
+
+
 @pytest.mark.parametrize("case", ["llama", "albert"])
 def test_a_recording_that_would_be_too_large_is_not_made(case, monkeypatch):
     context = open_on(case)

@@ -55,7 +55,7 @@ def cut_(model: nn.Module, family: Family, plan: PruningPlan) -> None:
     if unknown:
         raise InputError(f"the plan names a layer that the model lacks: {sorted(unknown)[0]}")
     widest = max(layers[ffn.path].width if ffn.path in layers else ffn.width for ffn in feedforwards)
-    multiple = plan.settings.get("round_to", 1) or ROUND_TO[family.kind]
+    multiple = plan.settings.get("round_to", 1) or ROUND_TO[family.kind]  # a plan without settings has no wish
     width = min(-(-widest // multiple) * multiple, feedforwards[0].width)
     for ffn in feedforwards:
         if ffn.path in layers:
