@@ -51,7 +51,7 @@ def by_information(context: PruningContext, *, kind: str) -> list[int]:
         scale = moments.diagonal().rsqrt()
         correlation = moments * torch.outer(scale, scale)
         if kind == "unique":
-            shares.append((1 / invert(correlation).diagonal()).numpy())
+            shares.append((1 / invert(correlation).diagonal()).cpu().numpy())
         else:
             shares.append(np.exp(float(torch.logdet(correlation)) / len(correlation)))
     if kind == "unique":

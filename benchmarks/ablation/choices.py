@@ -30,7 +30,7 @@ PAIRS = {"alpha": 2.0, "r": 2.0, "batch_size": 500}
 def pairs(context: PruningContext, place: int, *, tokens: str | None = None, **settings: Any) -> MutualInformation:
     """Information of all pairs over one kernel of sampled tokens (of a kind), computed once."""
     asked = {**PAIRS, **settings}
-    samples = context.statistics[place].samples if tokens is None else read_tokens(context, tokens).samples[place]
+    samples = _samples(context, place) if tokens is None else read_tokens(context, tokens).samples[place]
     taken = samples[: asked["batch_size"]]
     key, r = ("pairs", place, tokens, *asked.items()), asked.pop("r")
     return context.once(key, lambda: mutual_information(taken, width=r, **asked))
@@ -53,10 +53,7 @@ def relevant(context: PruningContext, place: int, width: int, *, weight: float, 
 
     The output is the layer's own, or with `to="end"` the model's final representation.
     """
-    reading, count = read_tokens(context, "any"), PAIRS["batch_size"]
-    rows = reading.samples[place][:count]
-    output = rows @ context.down_columns(place) if to == "layer" else reading.states[:count]
-    relevance = _information_with(rows, output)
+    relevance = context.once(("relevance", place, to), lambda: _relevance(context, place, to))
     information = pairs(context, place, tokens="any").values
     chosen, total = [int(relevance.argmax())], np.zeros(len(relevance))
     while len(chosen) < width:
@@ -67,16 +64,19 @@ def relevant(context: PruningContext, place: int, width: int, *, weight: float, 
     return np.sort(np.array(chosen))
 
 
-def _information_with(rows: Tensor, output: Tensor) -> Kept:
+def _relevance(context: PruningContext, place: int, to: str) -> Kept:
     """(K,) alpha = 2 information in nats of each neuron with the whole output, kernel width its mean distance."""
+    reading, count, device = read_tokens(context, "any"), PAIRS["batch_size"], context.feedforwards[place].device
+    rows = reading.samples[place][:count].to(device)
+    output = rows @ context.down_columns(place) if to == "layer" else reading.states[:count].to(device)
     distance = torch.cdist(output.double(), output.double())
     of_output = torch.exp(-(distance / distance.mean()).square())  # (n, n), squared Gram
     scaled = rows.double() / (rows.double().std(dim=0, correction=0).clamp(min=1e-12) * PAIRS["r"])
     found = []
     for values in scaled.T:
         own = torch.exp(-(values[:, None] - values).square())  # (n, n), squared Gram
-        found.append(float((own * of_output).mean().log() - own.mean().log() - of_output.mean().log()))
-    return np.array(found)
+        found.append((own * of_output).mean().log() - own.mean().log() - of_output.mean().log())
+    return torch.stack(found).cpu().numpy()
 
 
 def set_order(context: PruningContext, place: int, width: int, *, noise: float, kind: str = "all") -> Kept:
@@ -96,22 +96,22 @@ def given_all(context: PruningContext, place: int, width: int, *, kind: str) -> 
 def _linear_share(context: PruningContext, place: int) -> Kept:
     """(K,) variance of each neuron that a linear prediction from the others leaves, in units of its own."""
     moments = damped(context, place, 0.01)
-    return (1 / (invert(moments).diagonal() * moments.diagonal())).numpy()
+    return (1 / (invert(moments).diagonal() * moments.diagonal())).cpu().numpy()
 
 
 def _quadratic_share(context: PruningContext, place: int) -> Kept:
     """(K,) the same when the squares of the others predict too; on sampled rows, with a strong ridge."""
-    rows = context.statistics[place].samples.double()
+    rows = _samples(context, place).double()
     z = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp(min=1e-12)
     squares = z.clamp(-4, 4).square()
     features = torch.cat([z, squares - squares.mean(dim=0)], dim=1)
     gram = features.T @ features / len(rows)
     gram.diagonal().add_(0.3 * gram.diagonal().mean())
     inverse, neurons = invert(gram), rows.shape[1]
-    own = torch.arange(neurons)
+    own = torch.arange(neurons, device=gram.device)
     # a neuron's own square is no predictor: given all but both, their covariance is the inverse of this 2 x 2 block
     a, b, d = inverse[own, own], inverse[own, own + neurons], inverse[own + neurons, own + neurons]
-    return (d / (a * d - b * b) / gram.diagonal()[:neurons]).numpy()
+    return (d / (a * d - b * b) / gram.diagonal()[:neurons]).cpu().numpy()
 
 
 def _kernel_share(context: PruningContext, place: int) -> Kept:
@@ -119,21 +119,21 @@ def _kernel_share(context: PruningContext, place: int) -> Kept:
 
     exp(-(x - y)^2 / 2 r^2) is a sum of products of exp(-x^2 / 2 r^2) (x / r)^k / sqrt(k!) and the same of y.
     """
-    rows = context.statistics[place].samples.double()
+    rows = _samples(context, place).double()
     z = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp(min=1e-12) / PAIRS["r"]
     damping, terms, neurons = (-z.square() / 2).exp(), 3, rows.shape[1]
     features = torch.stack([damping * z**k / math.sqrt(math.factorial(k)) for k in range(terms)], dim=2).flatten(1)
     features -= features.mean(dim=0)
     gram = features.T @ features / len(rows)
     gram.diagonal().mul_(1.3)  # noise, as there are more features than rows
-    own = torch.arange(neurons)
+    own = torch.arange(neurons, device=gram.device)
     blocks = [matrix.view(neurons, terms, neurons, terms)[own, :, own] for matrix in (gram, invert(gram))]
-    return torch.exp(-sum(torch.logdet(block) for block in blocks)).numpy()
+    return torch.exp(-sum(torch.logdet(block) for block in blocks)).cpu().numpy()
 
 
 def _neighbour_share(context: PruningContext, place: int) -> Kept:
     """(K,) exp(-2 I) with I by nearest neighbours between a neuron and its best linear prediction from the others."""
-    inverse = invert(damped(context, place, 0.01))
+    inverse = invert(damped(context, place, 0.01).cpu())
     rows = context.statistics[place].samples[:1000].double()
     predicted = rows - rows @ (inverse / inverse.diagonal())  # (n, K), column j: what the others say of z_j
     shares = []
@@ -169,16 +169,16 @@ def removal(context: PruningContext, place: int, width: int, *, pairs_as: str | 
 
     `pairs_as`: a "factor" of the cost, 1 - share / 2; or "ties", to tell the last tenth of those to go from the next.
     """
-    columns, moments = context.down_columns(place).double(), context.second_moments(place).clone()
+    columns, moments = context.down_columns(place).double(), damped(context, place, 0.0)
     moments.diagonal().mul_(1.1)
     going = len(moments) - width
     if pairs_as is None:
         return _without(order_removals(moments, columns, going).order, moments)
     shared = find_largest_shared(context.importance(place), pairs(context, place))
     if pairs_as == "factor":
-        columns = columns * torch.from_numpy(1 - shared / 2).sqrt()[:, None]
+        columns = columns * torch.from_numpy(1 - shared / 2).to(columns).sqrt()[:, None]
         return _without(order_removals(moments, columns, going).order, moments)
-    order = order_removals(moments, columns, going + going // 10).order.numpy()
+    order = order_removals(moments, columns, going + going // 10).order.cpu().numpy()
     sure, close = order[: going - going // 10], order[going - going // 10 :]
     close = close[np.argsort(-shared[close], kind="stable")][: going // 10]
     return np.setdiff1d(np.arange(len(moments)), np.concatenate([sure, close]))
@@ -186,9 +186,13 @@ def removal(context: PruningContext, place: int, width: int, *, pairs_as: str | 
 
 def damped(context: PruningContext, place: int, damping: float) -> Tensor:
     """(K, K) float64, second moments with a share of the mean diagonal added to it."""
-    moments = context.second_moments(place).clone()
+    moments = context.second_moments(place).to(context.feedforwards[place].solving_device, copy=True)
     moments.diagonal().add_(damping * moments.diagonal().mean())
     return moments
+
+
+def _samples(context: PruningContext, place: int) -> Tensor:
+    return context.statistics[place].samples.to(context.feedforwards[place].solving_device)
 
 
 def invert(matrix: Tensor) -> Tensor:
@@ -197,4 +201,4 @@ def invert(matrix: Tensor) -> Tensor:
 
 
 def _without(gone: Tensor, moments: Tensor) -> Kept:
-    return np.setdiff1d(np.arange(len(moments)), gone.numpy())
+    return np.setdiff1d(np.arange(len(moments)), gone.cpu().numpy())

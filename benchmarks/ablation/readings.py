@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods import PruningContext
+from secateur.models.outputs import as_inputs
 
 COUNT = 2000
 """Tokens that are read."""
@@ -21,9 +22,9 @@ class Reading:
     """The same tokens throughout the model."""
 
     samples: tuple[Tensor, ...]
-    """(N, K) float32 for each network, its activations."""
+    """(N, K) float32 for each network on the CPU, its activations."""
     states: Tensor
-    """(N, H) float32, the final representation."""
+    """(N, H) float32 on the CPU, the final representation."""
 
 
 def read_tokens(context: PruningContext, kind: str) -> Reading:
@@ -40,7 +41,7 @@ def _read(context: PruningContext, kind: str) -> Reading:
     model: Any = context.loaded.model
     batches, random = context.calibration.batches, torch.Generator().manual_seed(context.recipe.seed)
     with torch.inference_mode():
-        scores = [KINDS[kind](model, batch["input_ids"], random).flatten() for batch in batches]
+        scores = [KINDS[kind](model, batch["input_ids"], random).flatten().cpu() for batch in batches]
     least = torch.cat(scores).topk(COUNT).values[-1]
     rows: list[list[Tensor]] = [[] for _ in context.feedforwards]
     states = []
@@ -48,13 +49,15 @@ def _read(context: PruningContext, kind: str) -> Reading:
         chosen = score >= least
 
         def keep(found: list[Tensor], activations: Tensor, chosen: Tensor = chosen) -> None:
-            found.append(activations.flatten(0, 1)[chosen].float())
+            found.append(activations.flatten(0, 1).cpu()[chosen].float())
 
         with torch.inference_mode(), ExitStack() as hooks:
             for ffn, found in zip(context.feedforwards, rows, strict=True):
                 hook = ffn.down.register_forward_pre_hook(lambda _, args, found=found, keep=keep: keep(found, args[0]))
                 hooks.callback(hook.remove)
-            states.append(model.base_model(**batch, use_cache=False).last_hidden_state.flatten(0, 1)[chosen].float())
+            states.append(
+                model.base_model(**as_inputs(model, batch)).last_hidden_state.flatten(0, 1).cpu()[chosen].float()
+            )
     order = torch.randperm(COUNT, generator=random)
     return Reading(tuple(torch.cat(found)[:COUNT][order] for found in rows), torch.cat(states)[:COUNT][order])
 
@@ -68,8 +71,9 @@ def _late(model: Any, ids: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _surprising(model: Any, ids: Tensor, random: torch.Generator) -> Tensor:
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    inputs = as_inputs(model, {"input_ids": ids})
+    logits = model(**inputs).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none")
     return torch.nn.functional.pad(losses, (0, 1), value=-1.0)  # nothing follows the last token
 
 

@@ -1,6 +1,6 @@
 """What was tried for Secateur's own method on SmolLM2-135M, one row of figures each, losses too.
 
-    SECATEUR_DATA=... python benchmarks/ablation/run.py [--part N] [--threads N]
+    SECATEUR_DATA=... python benchmarks/ablation/run.py [--part N] [--row NAME] [--threads N] [--device auto]
 
 Gap to the dense model in nats a token on the first 16,384 tokens of WikiText-2's test text (32 windows of 512), 24,576
 calibration tokens of the validation text, one draw, float32. Parts 0 to 8 as in README.md. Rows that results.json holds
@@ -209,18 +209,21 @@ def add_result(key: str, result: Mapping[str, Any]) -> None:
 def main() -> None:
     """Run the rows that are still missing."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--part", type=int, action="append", help="only rows of this part")
+    parser.add_argument("--part", type=int, action="append", default=[], help="rows of this part, not all")
+    parser.add_argument("--row", action="append", default=[], help="this row, not all")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    loaded = load_model("smollm2", dtype="float32")
+    loaded = load_model("smollm2", dtype="float32", device=asked.device)
     ids = take_tokens(open_texts(TEXT / "test.raw.txt"), loaded.tokenizer, TEST_TOKENS)
     if DENSE not in read_results()["rows"]:
         add_result(DENSE, {"window_losses": list(evaluate_perplexity(loaded.model, ids).window_losses)})
     contexts: dict[str, PruningContext] = {}
     for (name, row), keep in product(ROWS.items(), KEEPS):
         key, done = f"{name}, keep {keep}", read_results()["rows"]
-        if key in done or (asked.part and row.part not in asked.part):
+        is_asked = row.part in asked.part or name in asked.row or not (asked.part or asked.row)
+        if key in done or not is_asked:
             continue
         begun = time.perf_counter()
         with row.refit():
@@ -230,7 +233,7 @@ def main() -> None:
             score = evaluate_perplexity(loaded.model, ids)
         facts = {"part": row.part, "base": row.base, "keep": keep, "widths": [layer.width for layer in layers]}
         losses = {"window_losses": list(score.window_losses)}
-        add_result(key, {**facts, **losses, "threads": asked.threads, "versions": find_versions()})
+        add_result(key, {**facts, **losses, "card": loaded.card, "threads": asked.threads, "versions": find_versions()})
         gap = compare_losses(PerplexityScore(tuple(done[DENSE]["window_losses"]), score.window_tokens), score)
         print(f"{key}: {gap.nats:.4f} +- {gap.standard_error_nats:.4f}, {seconds:.0f} s", flush=True)
 

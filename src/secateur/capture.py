@@ -54,8 +54,8 @@ class LayerStatistics:
 class ProductSum:
     """Running sum of x^T y over rows: float32 products of a few thousand rows at a time, added up in float64."""
 
-    def __init__(self, left: int, right: int) -> None:
-        self._total = torch.zeros(left, right, dtype=torch.float64)
+    def __init__(self, left: int, right: int, device: torch.device | str = "cpu") -> None:
+        self._total = torch.zeros(left, right, dtype=torch.float64, device=device)
         self._waiting: list[tuple[Tensor, ...]] = []
         self._rows = 0
 
@@ -67,7 +67,7 @@ class ProductSum:
             self._multiply()
 
     def finish(self) -> Tensor:
-        """(left, right) float64, the sum so far, on the CPU."""
+        """(left, right) float64, the sum so far."""
         self._multiply()
         return self._total
 
@@ -75,7 +75,7 @@ class ProductSum:
         if self._waiting:
             together = zip(*self._waiting, strict=True)
             x, *others = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in together)  # cat always copies
-            self._total += (x.T @ others[0] if others else multiply_by_itself(x)).cpu()
+            self._total += (x.T @ others[0] if others else multiply_by_itself(x)).to(self._total.device)
         self._waiting, self._rows = [], 0
 
 
@@ -86,17 +86,17 @@ class MomentSum:
     against what varies, however large the means are.
     """
 
-    def __init__(self, neurons: int, *, with_products: bool = True) -> None:
+    def __init__(self, neurons: int, *, with_products: bool = True, device: torch.device | str = "cpu") -> None:
         self._origin: Tensor | None = None
-        self._sum = torch.zeros(neurons, dtype=torch.float64)
-        self._products = ProductSum(neurons, neurons) if with_products else None
+        self._sum = torch.zeros(neurons, dtype=torch.float64, device=device)
+        self._products = ProductSum(neurons, neurons, device) if with_products else None
         self.rows = 0
 
     @property
     def origin(self) -> Tensor:
-        """(K,) float64 on the CPU, what sums are taken about; at least one row was added."""
+        """(K,) float64, what sums are taken about; at least one row was added."""
         assert self._origin is not None
-        return self._origin.cpu().double()
+        return self._origin.to(self._sum)
 
     def add(self, rows: Tensor) -> Tensor:
         """Take in (n, K) float32; gives back (n, K), the rows less the origin."""
@@ -104,14 +104,14 @@ class MomentSum:
             return rows
         self._origin = rows.mean(dim=0) if self._origin is None else self._origin
         apart = rows - self._origin
-        self._sum += apart.sum(dim=0).cpu()
+        self._sum += apart.sum(dim=0).to(self._sum.device)
         if self._products is not None:
             self._products.add(apart)
         self.rows += len(rows)
         return apart
 
     def finish(self) -> tuple[Tensor, Tensor | None]:
-        """(K,) and (K, K) float64 on the CPU, E[z] and E[z z^T]; None without products.
+        """(K,) and (K, K) float64, E[z] and E[z z^T]; None without products.
 
         At least one row was added. Once only: the sum itself becomes the result, as a second matrix could be too much.
         """

@@ -115,6 +115,7 @@ class PruneResult:
                 "tokens": self.calibration.tokens,
                 "token_ids_sha256": self.calibration.sha256,
             },
+            "card": self.loaded.card,
             "threads": self.threads,
             "information_backends": list(self.information_backends),
             "versions": find_versions(),
@@ -272,7 +273,8 @@ def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[
         return refit_in_turn(context, lambda place, measured: layers[place])
     refitted = []
     for place, (ffn, layer) in enumerate(zip(context.feedforwards, layers, strict=True)):
-        measured = Measured(context.second_moments(place), context.statistics[place].mean)
+        device = ffn.solving_device
+        measured = Measured(context.second_moments(place).to(device), context.statistics[place].mean.to(device))
         refitted.append(refit_network(ffn, layer, measured, ridge=context.ridge))
         context.progress("refitting", place + 1, len(layers))
     return tuple(refitted)

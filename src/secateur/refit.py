@@ -74,13 +74,13 @@ def refit_down(
         dtype: number format of the result, the model's own.
 
     Returns:
-        The new columns, and the new bias if one was given.
+        The new columns, and the new bias if one was given, on the CPU.
 
     Cost:
         width^3 / 3 + width^2 H multiply-adds, float64.
     """
-    stay = torch.from_numpy(kept)
-    gone = torch.ones(len(columns), dtype=torch.bool)
+    stay = torch.from_numpy(kept).to(columns.device)
+    gone = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
     gone[stay] = False
     moments, products = second_moments, None if drift is None else drift.products
     if bias is not None and mean is not None:
@@ -100,8 +100,8 @@ def refit_down(
     new_bias = None
     if bias is not None and mean is not None:
         lacking = mean[gone] @ weight[gone] + (0 if drift is None else drift.mean)
-        new_bias = (bias.double() + lacking - mean[stay] @ change).to(dtype)
-    return Update(weight=(weight[stay] + change).to(dtype), bias=new_bias)
+        new_bias = (bias.double() + lacking - mean[stay] @ change).to(dtype).cpu()
+    return Update(weight=(weight[stay] + change).to(dtype).cpu(), bias=new_bias)
 
 
 def relative_output_error(
@@ -127,9 +127,9 @@ def relative_output_error(
         drift: what the output lacks before the cut.
     """
     weight = columns.double()
-    stay = torch.from_numpy(kept)
+    stay = torch.from_numpy(kept).to(columns.device)
     lost = weight.clone()
-    lost[stay] = 0 if update is None else weight[stay] - update.weight.double()
+    lost[stay] = 0 if update is None else weight[stay] - update.weight.to(weight)
     whole = (weight * (second_moments @ weight)).sum()
     error = (lost * (second_moments @ lost)).sum()
     mean_error = mean @ lost

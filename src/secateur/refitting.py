@@ -96,7 +96,8 @@ def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
 
 def refit_network(ffn: FeedForward, layer: LayerPlan, measured: Measured, *, ridge: float) -> LayerPlan:
     """The same neurons, with a down projection that makes up for those removed."""
-    columns, moments, mean, drift = ffn.down_columns().cpu(), measured.second_moments, measured.mean, measured.drift
+    moments, mean, drift = measured.second_moments, measured.mean, measured.drift
+    columns = ffn.down_columns().to(moments.device)
     update = refit_columns(ffn, layer.kept, measured, ridge=ridge, dtype=ffn.dtype)
     errors = {
         "relative_error_cut": relative_output_error(moments, columns, layer.kept, mean=mean, drift=drift),
@@ -114,13 +115,14 @@ def refit_columns(
     dtype: torch.dtype = torch.float64,
 ) -> Update:
     """`refit_down` of a network, by what was measured of it."""
+    device = measured.second_moments.device
     return refit_down(
         measured.second_moments,
-        ffn.down_columns().cpu(),
+        ffn.down_columns().to(device),
         kept,
         ridge=ridge,
         mean=measured.mean,
-        bias=ffn.output_bias().cpu() if ffn.has_output_bias else None,
+        bias=ffn.output_bias().to(device) if ffn.has_output_bias else None,
         drift=measured.drift,
         dtype=dtype,
     )
@@ -149,8 +151,9 @@ def measure(
     Raises:
         InputError: activations are not finite, or there are fewer than 8 rows of them.
     """
-    moments, products = MomentSum(ffn.width), ProductSum(ffn.width, ffn.hidden_size)
-    lack, energy = torch.zeros(ffn.hidden_size, dtype=torch.float64), 0.0
+    device = ffn.solving_device
+    moments, products = MomentSum(ffn.width, device=device), ProductSum(ffn.width, ffn.hidden_size, device)
+    lack, energy = torch.zeros(ffn.hidden_size, dtype=torch.float64, device=device), 0.0
     for number in range(len(model)):
         wanted = None if whole is None else whole.read_total(number)  # first, while little else is held
         found = model.read(number)
@@ -159,7 +162,7 @@ def measure(
         if wanted is not None:
             lacking = stress_means(drift_share * (wanted - found.total), found.rows, mean_weight)
             products.add(apart, lacking)
-            lack += lacking.sum(dim=0).cpu()
+            lack += lacking.sum(dim=0).to(device)
             energy += float(lacking.square().sum())
     rows = require_rows(moments.rows)
     stressed, second_moments = moments.finish()

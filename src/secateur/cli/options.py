@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
+from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from secateur.recipe import Recipe, load_recipe, make_recipe
@@ -77,11 +78,14 @@ def _recipe_parameter() -> inspect.Parameter:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """The type without None: int for int | None, and text where several remain (the recipe sorts them out)."""
+    """The type without None: int for int | None.
+
+    Text where several remain, or one that not every typer knows; the recipe sorts it out.
+    """
     if get_origin(annotation) not in (types.UnionType, Union):
         return annotation
     parts = [part for part in get_args(annotation) if part is not type(None)]
-    return parts[0] if len(parts) == 1 else str
+    return parts[0] if len(parts) == 1 and parts[0] is not ByteSize else str
 
 
 def _as_text(default: Any, flag: str) -> str:

@@ -174,7 +174,9 @@ def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
     """What a reader has to know, a sentence or two each."""
     read = run.trials[0].context.calibration.summary
     threads = torch.get_num_threads()
-    card = run.bench.card if run.bench.card != "cpu" else f"the CPU ({threads} thread{'s' * (threads > 1)})"
+    card = (
+        run.bench.loaded.card if run.bench.loaded.card != "cpu" else f"the CPU ({threads} thread{'s' * (threads > 1)})"
+    )
     seeds = [trial.context.recipe.seed for trial in run.trials]
     trials = f"{len(seeds)} trials, seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"1 trial, seed {seeds[0]}"
     seconds = [found for trial in run.trials if (found := trial.seconds_measuring()) is not None]
@@ -218,7 +220,7 @@ def _describe(settings: Settings, run: _Run, rows: Sequence[Row], notes: Sequenc
         "command": settings.describe_command(),
         "recipe": recipe,
         "versions": find_versions(),
-        "machine": {"card": run.bench.card, "threads": torch.get_num_threads(), "cpus": os.cpu_count()},
+        "machine": {"card": run.bench.loaded.card, "threads": torch.get_num_threads(), "cpus": os.cpu_count()},
         "metric": scorer.metric.name,
         "ranked_by": scorer.metric.ranked_by,
         "scored_on": {**scorer.facts, "about": scorer.about},

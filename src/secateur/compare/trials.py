@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from secateur.cells import Cell, read_cell, write_cell
@@ -55,15 +54,13 @@ class Bench:
     folder: Path
     """Where finished cells are kept."""
 
-    @property
-    def card(self) -> str:
-        """What it runs on."""
-        device = next(self.loaded.model.parameters()).device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
     def cell(self, name: str, **settings: Any) -> Cell:
         """A cell on this model."""
-        facts = {"weights_sha256": self.weights_sha256, "dtype": number_format(self.loaded.model), "card": self.card}
+        facts = {
+            "weights_sha256": self.weights_sha256,
+            "dtype": number_format(self.loaded.model),
+            "card": self.loaded.card,
+        }
         return Cell(name, {**facts, "scored_on": dict(self.scorer.facts), **settings})
 
     def score_dense(self) -> Quality:

@@ -39,12 +39,12 @@ def plan_by_removal_cost(context: PruningContext) -> tuple[LayerPlan, ...]:
 
 def remove_by_cost(ffn: FeedForward, moments: Tensor, width: int) -> LayerPlan:
     """One network with `width` neurons left, by the (K, K) float64 second moments of its activations."""
-    columns, own = ffn.down_columns().cpu(), moments.diagonal()
+    columns, own = ffn.down_columns().to(moments.device), moments.diagonal()
     columns[own == 0] = 0  # of neurons that never fire
     damped = moments.clone()
     damped.diagonal().add_(DAMPING * own.mean().clamp(min=torch.finfo(torch.float64).tiny))
     gone = order_removals(damped, columns.double(), ffn.width - width).order
-    kept = np.setdiff1d(np.arange(ffn.width), gone.numpy())
+    kept = np.setdiff1d(np.arange(ffn.width), gone.cpu().numpy())
     update = refit_down(moments, columns, kept, ridge=DAMPING, is_isotropic=True, dtype=ffn.dtype)
     return LayerPlan(ffn.path, ffn.width, kept, update)
 

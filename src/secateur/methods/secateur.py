@@ -73,9 +73,9 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
 
 def find_removals(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
     """The first `count` neurons of a network to go, and what each costs its output when activations are noisy."""
-    moments, columns = measured.second_moments.clone(), ffn.down_columns().cpu().double()
+    moments, columns = measured.second_moments.clone(), ffn.down_columns().to(measured.second_moments)
     if measured.drift is not None:  # the columns that would make up for it with all neurons there
-        columns = refit_columns(ffn, np.arange(ffn.width), measured, ridge=context.ridge).weight
+        columns = refit_columns(ffn, np.arange(ffn.width), measured, ridge=context.ridge).weight.to(moments.device)
     if ffn.has_output_bias:  # which makes up for means
         moments -= torch.outer(measured.mean, measured.mean)
     if not context.recipe.information:
@@ -155,7 +155,7 @@ def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list
             layer = refit_network(ffn, leave_out(ffn, removals.order[:count]), measured, ridge=context.ridge)
             with replaced([ffn], [layer]):
                 distances.append(probe.distance())
-        profiles.append(Profile(removals.costs.numpy(), tuple(tried), tuple(distances)))
+        profiles.append(Profile(removals.costs.cpu().numpy(), tuple(tried), tuple(distances)))
         context.progress("trying networks", len(profiles), len(context.feedforwards))
     return profiles
 
@@ -170,7 +170,7 @@ def measure_whole(context: PruningContext, calibration: Calibration) -> Iterator
 
 def leave_out(ffn: FeedForward, gone: Tensor) -> LayerPlan:
     """The plan for a network without these (count,) neurons."""
-    return LayerPlan(ffn.path, ffn.width, np.setdiff1d(np.arange(ffn.width), gone.numpy()))
+    return LayerPlan(ffn.path, ffn.width, np.setdiff1d(np.arange(ffn.width), gone.cpu().numpy()))
 
 
 SECATEUR = Method(

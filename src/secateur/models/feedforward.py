@@ -64,6 +64,11 @@ class FeedForward:
         return _matrix(self.down).device
 
     @property
+    def solving_device(self) -> torch.device:
+        """Where its matrices are summed and solved, in float64: with its weights on CUDA, else on the CPU."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
+
+    @property
     def dtype(self) -> torch.dtype:
         """Number format of its down projection."""
         return _matrix(self.down).dtype

@@ -42,6 +42,12 @@ class LoadedModel:
         return self.source.base_model if self.source else type(self.model).__name__
 
     @property
+    def card(self) -> str:
+        """What it runs on: the GPU's name, else such as cpu."""
+        device = next(self.model.parameters()).device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    @property
     def reads_first_token(self) -> bool:
         """Whether of its last network's outputs only those at the first token of each row matter, to a classifier."""
         model: Any = self.model

@@ -57,19 +57,24 @@ def order_removals(moments: Tensor, columns: Tensor, count: int) -> Removals:
 
 
 def _eliminate(inverse: Tensor, weight: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(steps,) neurons to remove, with L and M: H^-1 becomes H^-1 - L L^T, and W becomes W - L M."""
+    """(steps,) neurons to remove, with L and M: H^-1 becomes H^-1 - L L^T, and W becomes W - L M.
+
+    Which neuron goes stays on the device: it is never asked for, so that a GPU does not wait at each step.
+    """
     factors = weight.new_zeros(len(weight), steps)
     rows = weight.new_zeros(steps, weight.shape[1])
     diagonal, squares = inverse.diagonal().clone(), weight.square().sum(dim=1)
     gone = torch.zeros(steps, dtype=torch.int64, device=weight.device)
     is_gone = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
     for step in range(steps):
-        j = (squares / diagonal).masked_fill(is_gone, torch.inf).argmin()
+        j = (squares / diagonal).masked_fill(is_gone, torch.inf).argmin().view(1)
         before, scale = factors[:, :step], diagonal[j].rsqrt()
-        factor = (inverse[:, j] - before @ before[j]) * scale  # (K,)
-        row = (weight[j] - before[j] @ rows[:step]) * scale  # (H,)
+        own = before[j][0]  # (step,)
+        factor = (inverse[:, j][:, 0] - before @ own) * scale  # (K,)
+        row = (weight[j][0] - own @ rows[:step]) * scale  # (H,)
         along = weight @ row - before @ (rows[:step] @ row)  # (K,), W now times the row
         squares += factor * (factor * (row @ row) - 2 * along)
         diagonal -= factor.square()
-        factors[:, step], rows[step], gone[step], is_gone[j] = factor, row, j, True
+        factors[:, step], rows[step], gone[step] = factor, row, j[0]
+        is_gone.index_fill_(0, j, True)
     return gone, factors, rows
