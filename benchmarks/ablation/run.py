@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,23 +29,25 @@ from allocations import ALLOCATIONS
 from refits import refit_by_held_out
 
 from secateur import refitting
-from secateur.calibration import take_tokens
+from secateur.calibration import Calibration, take_tokens
 from secateur.checkpoint.manifest import find_versions
 from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
 from secateur.methods import PruningContext
+from secateur.methods import secateur as method
 from secateur.methods.contract import RIDGE
-from secateur.methods.secateur import plan_widths
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
 from secateur.models.loading import LoadedModel, load_model
 from secateur.pipeline import find_width, make_plan, open_context, refit_layers
 from secateur.recipe import make_recipe
+from secateur.refitting import Measured
 from secateur.results import LayerPlan
 from secateur.texts import open_texts
 
 RESULTS = Path(__file__).with_name("results.json")
 DATA = Path(os.environ["SECATEUR_DATA"])
 TEXT = DATA / "wikitext2"
+measure_whole = method.measure_whole
 KEEPS, TEST_TOKENS, SAMPLES = (0.8, 0.6), 16384, 2000
 BASE: Mapping[str, Any] = {
     "calibration": str(TEXT / "validation.tokens.txt"),
@@ -168,7 +170,7 @@ def prune(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
     if row.widths is not None:
         widths = ALLOCATIONS[row.widths](context)
         assert sum(widths) == context.budget
-        return plan_widths(context, widths)
+        return method.plan_widths(context, widths)
     if row.choose is None:
         layers = make_plan(context).layers
         return refit_by_held_out(context, layers) if row.has_held_out_ridge else layers
@@ -187,6 +189,12 @@ def _open(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
         opened = open_context(loaded, None, make_recipe({**BASE, **AT_ONCE, **of_text}))
         contexts[key] = replace(opened, has_several_refits=True)
     return contexts[key].under(recipe, find_width(loaded, recipe))
+
+
+def measure_once(context: PruningContext, calibration: Calibration) -> Sequence[Measured]:
+    """`measure_whole`, all layers kept in memory for the rows that follow."""
+    key = ("whole", id(calibration), context.mean_weight)  # no other has that id, as it is kept
+    return context.once(key, lambda: (calibration, tuple(measure_whole(context, calibration))))[1]
 
 
 def read_results() -> dict[str, Any]:
@@ -226,7 +234,7 @@ def main() -> None:
         if key in done or not is_asked:
             continue
         begun = time.perf_counter()
-        with row.refit():
+        with row.refit(), patch.object(method, "measure_whole", measure_once):
             layers = prune(loaded, contexts, row, keep)
         seconds = time.perf_counter() - begun
         with replaced(find_feedforwards(loaded.model, loaded.family), layers):
