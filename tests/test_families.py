@@ -194,3 +194,8 @@ def test_tied_embeddings_stay_tied():
     model = tiny.make_model("qwen2")
     pruned = apply(tiny.random_plan(model, KEPT), model)
     assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
+
+
+def test_matrices_are_solved_on_the_cpu_where_a_device_may_lack_float64():
+    model = tiny.make_model("llama").to("meta")
+    assert {ffn.solving_device.type for ffn in find_feedforwards(model, tiny.family_of(model))} == {"cpu"}
