@@ -174,16 +174,15 @@ def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
     """What a reader has to know, a sentence or two each."""
     read = run.trials[0].context.calibration.summary
     threads = torch.get_num_threads()
-    card = (
-        run.bench.loaded.card if run.bench.loaded.card != "cpu" else f"the CPU ({threads} thread{'s' * (threads > 1)})"
-    )
+    card = run.bench.loaded.card
+    where = f"the CPU ({threads} thread{'s' * (threads > 1)})" if card == "cpu" else card
     seeds = [trial.context.recipe.seed for trial in run.trials]
     trials = f"{len(seeds)} trials, seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"1 trial, seed {seeds[0]}"
     seconds = [found for trial in run.trials if (found := trial.seconds_measuring()) is not None]
     notes = [
         f"{metric.name}, {metric.direction}; before pruning {metric.show(run.dense.scores[metric.name])}; scored on "
         f"{run.bench.scorer.about}",
-        f"calibrated on {read.tokens:,} tokens in {read.rows:,} rows a trial of {read.source}; {trials}; on {card}",
+        f"calibrated on {read.tokens:,} tokens in {read.rows:,} rows a trial of {read.source}; {trials}; on {where}",
         f"sorted at keep {settings.keeps[0]:g}; the best model that can be saved is marked *, those that can't be told "
         "from it (within 2 standard errors, paired over blocks of windows or groups of rows"
         + (" and over trials) =; ± standard deviation over trials" if len(seeds) > 1 else ") ="),
