@@ -98,7 +98,7 @@ def test_every_setting_is_an_option_with_its_help(capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", Recipe.model_fields)
 def test_every_option_has_a_type_that_every_typer_in_range_reads(name):
-    kind = options._plain_type(Recipe.model_fields[name].annotation)
+    kind = options.plain_type(Recipe.model_fields[name].annotation)
     assert kind in (bool, int, float, str) or get_origin(kind) is Literal
 
 

@@ -52,45 +52,45 @@ def prune(case, device, **settings):
     )
 
 
-def require_same(case, **settings):
-    """The plan is the same on both devices, and the pruned models compute the same."""
+def check_same(case, **settings):
+    """The plan is the same on both devices, unless rounding decides it, and the pruned models compute the same."""
     there, here = (prune(case, device, **settings) for device in (DEVICE, "cpu"))
-    if settings.get("method") in DECIDED_BY_ROUNDING:
-        assert [layer.width for layer in there.plan.layers] == [layer.width for layer in here.plan.layers]
-        return
+    is_same = settings.get("method") not in DECIDED_BY_ROUNDING
     for layer, wanted in zip(there.plan.layers, here.plan.layers, strict=True):
-        assert layer.kept.tolist() == wanted.kept.tolist()
-        if wanted.update is not None:
-            assert layer.update.weight.device.type == "cpu"
+        assert layer.width == wanted.width
+        if is_same:
+            assert layer.kept.tolist() == wanted.kept.tolist()
+        if is_same and wanted.update is not None:
             assert torch.allclose(layer.update.weight, wanted.update.weight, rtol=1e-2, atol=1e-3)
-    inputs = tiny.make_inputs(here.model, seed=99)
+    expected = here.model if is_same else secateur.apply(there.plan, tiny.make_model(case))
+    inputs = tiny.make_inputs(expected, seed=99)
     on_device = {name: value.to(DEVICE) for name, value in inputs.items()}
     assert next(there.model.parameters()).device.type == DEVICE
     assert torch.allclose(
-        tiny.outputs(there.model, on_device).cpu(), tiny.outputs(here.model, inputs), rtol=1e-2, atol=1e-2
+        tiny.outputs(there.model, on_device).cpu(), tiny.outputs(expected, inputs), rtol=1e-2, atol=1e-2
     )
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
 def test_every_family(case):
-    require_same(case)
+    check_same(case)
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("case", ["llama", "bert"])
 def test_every_setting_of_the_default_method(case, settings):
-    require_same(case, **settings)
+    check_same(case, **settings)
 
 
 @pytest.mark.parametrize("refit", [False, True])
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method(name, refit):
-    require_same("bert", method=name, refit=refit)
+    check_same("bert", method=name, refit=refit)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_on_a_language_model(name):
-    require_same("llama", method=name, refit=False)
+    check_same("llama", method=name, refit=False)
 
 
 @pytest.mark.parametrize(

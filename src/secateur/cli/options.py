@@ -60,7 +60,7 @@ def _parameters(names: Iterable[str]) -> list[inspect.Parameter]:
 
 def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
-    kind = _plain_type(info.annotation)
+    kind = plain_type(info.annotation)
     option = typer.Option(
         *([f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]),
         help=info.description,
@@ -77,7 +77,7 @@ def _recipe_parameter() -> inspect.Parameter:
     )
 
 
-def _plain_type(annotation: Any) -> Any:
+def plain_type(annotation: Any) -> Any:
     """The type without None: int for int | None.
 
     Text where several remain, or one that not every typer knows; the recipe sorts it out.
