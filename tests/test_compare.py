@@ -401,8 +401,8 @@ class TestWhoTakesPart:
         result = compare(settings)
         assert {row.method for row in result.rows} == {"random", "redundancy", "importance"}
         assert len(result.warnings) == 1
-        assert result.warnings[0].startswith("llm-pruner was left out: BertModel has no loss")
-        assert list(result.content["skipped"]) == ["llm-pruner"]
+        assert result.warnings[0].startswith("llm-pruner (uniform) was left out: BertModel has no loss")
+        assert list(result.content["skipped"]) == ["llm-pruner (uniform)"]
 
     @pytest.mark.parametrize(
         ("model", "given", "message"),
@@ -430,15 +430,33 @@ class TestWhoTakesPart:
 
         monkeypatch.setattr(Trial, "run", run_job)
         result = compare(settings_in(place, tmp_path, methods="all", refit="off"))
-        assert "redundancy was left out: no information here" in result.warnings
+        assert "redundancy (uniform) was left out: no information here" in result.warnings
         assert [len(row.points) for row in result.rows if row.method == "redundancy"] == [1]
         with pytest.raises(InputError, match="no information here"):
             compare(settings_in(place, tmp_path, methods="redundancy", refit="off"))
 
+    def test_a_method_that_fails_under_one_allocation_goes_on_under_the_other(self, place, tmp_path, monkeypatch):
+        self.leave(monkeypatch, "flap")
+        real = Trial.run
+
+        def run_job(trial, job):
+            if job.contender.allocation == "global":
+                raise InputError("too few rows")
+            return real(trial, job)
+
+        monkeypatch.setattr(Trial, "run", run_job)
+        settings = settings_in(place, tmp_path, methods="all", allocation="both", refit="on", keep="0.5", trials=2)
+        result = compare(settings)
+        assert [(entry["allocation"], entry["trial"]) for entry in result.content["cells"]] == [
+            ("uniform", 0),
+            ("uniform", 1),
+        ]
+        assert "flap (global) was left out: too few rows" in result.warnings
+
     def test_global_allocation_leaves_out_methods_without_it_or_refuses_them_by_name(self, place, tmp_path):
         entrants = contenders.find_entrants(settings_in(place, tmp_path, methods="all", allocation="global"))
         assert "flap" in {contender.name for contender in entrants.contenders}
-        assert "has no global allocation" in entrants.skipped["random"]
+        assert "has no global allocation" in entrants.skipped["random (global)"]
         with pytest.raises(InputError, match="'random' has no global allocation"):
             contenders.find_entrants(settings_in(place, tmp_path, methods="random", allocation="global"))
         both = contenders.find_entrants(settings_in(place, tmp_path, methods="random,flap", allocation="both"))
@@ -465,6 +483,7 @@ class TestFiles:
         assert Contender("paper", "uniform").recipe(plain, 0.5).seeds == PRESETS["paper"]["seeds"]
         assert "--seeds 3" in settings_in(place, tmp_path, seeds=3).describe_command()
         assert settings_in(place, tmp_path, in_turn=False).describe_command().endswith("--no-in-turn")
+        assert settings_in(place, tmp_path, device="cpu").describe_command().endswith("--device cpu")
 
     def test_what_makes_a_refit_poor_is_warned_of_where_there_is_one(self, place, tmp_path, monkeypatch):
         monkeypatch.setattr(comparison, "find_refit_warnings", lambda context: ["few for a refit"])

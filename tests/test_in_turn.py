@@ -1,6 +1,7 @@
 """Networks pruned one after another, and Secateur's own choice, each against a few lines of float64."""
 
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import tiny
 from secateur import probing
 from secateur.errors import InputError, SecateurError
 from secateur.methods import METHODS
-from secateur.methods.secateur import FLOOR, Profile, allocate, find_removals, leave_out, measure_profiles
+from secateur.methods.secateur import FLOOR, MOST_NOISE, Profile, allocate, find_removals, leave_out, measure_profiles
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
@@ -163,6 +164,7 @@ def test_a_text_stands_for_itself_by_its_first_token_where_the_checkpoint_says_s
     loaded = load_model(str(folder))
     assert loaded.pooling == "first"
     assert not loaded.reads_first_token
+    assert [len(part) for part in Probe(loaded, [tiny.make_inputs(loaded.model, rows=3)])._before] == [3]
     (folder / "1_Pooling/config.json").write_text("{")
     with pytest.raises(InputError, match="1_Pooling"):  # before anything is measured
         open_context(load_model(str(folder)), [tiny.make_inputs(loaded.model)], make_recipe({"method": "osscar"}))
@@ -221,9 +223,19 @@ def test_constant_neurons_of_any_size_upset_nothing(settings):
         assert torch.allclose(layer.update.weight[constant], columns[constant], atol=1e-2)
 
 
+@pytest.mark.parametrize("information", [True, False])
+def test_where_nothing_is_refitted_a_large_constant_neuron_stays(information):
+    model = tiny.make_model("bert-model")
+    with torch.no_grad():
+        for ffn in find_feedforwards(model, tiny.family_of(model)):
+            ffn.up.weight[3], ffn.up.bias[3] = 0, 20.0
+    layers = make_plan(open_on("bert-model", model=model, refit=False, information=information)).layers
+    assert all(3 in layer.kept for layer in layers)  # the bias stays as it is
+
+
 def draw_activations(neurons, seed=0):
     x = torch.randn(200, neurons, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.3
-    x[:, 3] = x[:, 0] + 0.1 * x[:, 3]
+    x[:, 3] = x[:, 0] + 0.05 * x[:, 3]
     return x
 
 
@@ -240,8 +252,9 @@ class TestChoice:
 
     @pytest.mark.parametrize(("case", "noise"), [("llama", 0.1), ("llama", None), ("bert", 0.1)])
     @pytest.mark.parametrize("drifts", [False, True])
-    def test_a_removal_costs_importance_less_the_information_with_those_left(self, case, noise, drifts):
-        context = open_on(case, noise=noise, ridge=0.2)
+    @pytest.mark.parametrize("information", [True, False])
+    def test_a_removal_costs_importance_less_the_information_with_those_left(self, case, noise, drifts, information):
+        context = open_on(case, noise=noise, ridge=0.2, information=information)
         ffn = context.feedforwards[0]
         x, noise = draw_activations(ffn.width), noise or 0.2
         generator = torch.Generator().manual_seed(1)
@@ -255,14 +268,18 @@ class TestChoice:
             columns = solve_ridge(x, everything, x @ columns + lacking, columns)
         moments = x.T @ x / len(x)
         own = moments.diagonal()
-        noisy = moments + torch.diag((noise + FLOOR) * own + LEAST_HOLD * own.mean())
-        costs = []
-        for j in range(ffn.width):
+        floor = FLOOR * own + LEAST_HOLD * own.mean()
+        most = MOST_NOISE / torch.linalg.inv(moments + torch.diag(floor)).diagonal()
+        assert (most < noise * own).nonzero().flatten().tolist() == [0, 3]  # nearly copies
+        noisy = moments + torch.diag((noise * own).minimum(most) + floor)
+        costs = [own[j] * columns[j].square().sum() for j in range(ffn.width) if not information]
+        for j in range(ffn.width if information else 0):
             others = [k for k in range(ffn.width) if k != j]
             of_own, of_others = noisy[j, j].log(), torch.logdet(noisy[others][:, others])
             information = 0.5 * (of_own + of_others - torch.logdet(noisy))  # nats, Gaussian
             costs.append(noisy[j, j] * columns[j].square().sum() * (-2 * information).exp())
         assert int(found.order[0]) == int(torch.stack(costs).argmin())
+        assert int(found.order[0]) in (0, 3) or not information
         assert float(found.costs[0]) == pytest.approx(float(min(costs)), rel=1e-4)
 
     @pytest.mark.parametrize("size", [1.0, 1e-3])
@@ -349,6 +366,15 @@ class TestGuards:
         bad["input_ids"] = bad["input_ids"] + 10**6
         with pytest.raises(InputError, match="the model can't run calibration batch 1: index out of range"):
             secateur.prune(model, calibration=[good, bad], keep=0.5, token_noise=0)
+
+    @pytest.mark.parametrize("case", ["llama", "bert-model"])
+    def test_so_is_one_that_a_budget_for_all_layers_is_tried_on(self, case):
+        model = tiny.make_model(case)
+        given = [tiny.make_inputs(model, rows=1, seed=seed) for seed in range(10)]
+        given[-1]["input_ids"] = given[-1]["input_ids"] + 10**6
+        seed = next(seed for seed in range(99) if random.Random(seed).sample(range(10), 1) == [9])
+        with pytest.raises(InputError, match="can't run held-out calibration batch 0: index out of range"):
+            secateur.prune(model, calibration=given, keep=0.5, token_noise=0, allocation="global", seed=seed)
 
     def test_activations_that_overflow_are_refused(self):
         model = tiny.make_model("llama")

@@ -22,6 +22,7 @@ from secateur.models.sizes import measure_size
 from secateur.pipeline import open_context
 from secateur.recipe import Recipe, make_recipe, parse_layers
 from secateur.tasks import TASKS
+from tiny_tasks import flowers, write_task
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64, "kernel_rows": 64, "seeds": 2}
 
@@ -154,6 +155,7 @@ class TestPrune:
             ({"kernel_width": "wide"}, "kernel_width must be a number in (0, 16], scott-scaled"),
             ({"kernel_width": -1}, "kernel_width must be a number in (0, 16]"),
             ({"alpha": float("inf")}, "alpha must be a number above 0"),
+            ({"ridge": 1e-8}, "ridge must be a number of at least 1e-6, got 1e-08"),
             ({"layers": [0, 1]}, "layers must be text such as 2-28"),
             ({"dtype": "bfloat16"}, "convert a model in memory yourself"),
             ({"method": "medoids", "information": False}, "chooses by information alone"),
@@ -432,6 +434,13 @@ def test_a_share_of_the_rows_is_drawn(share, at_least, rows, tmp_path):
     assert found.rows == rows
     assert f"{rows} rows drawn from 200" in found.source
     assert open_context(model, texts, recipe).calibration.summary.sha256 == found.sha256
+
+
+def test_a_share_of_a_tasks_rows_is_drawn_whatever_the_budget(tmp_path):
+    write_task(tmp_path, "sst2", {"train": flowers(300)})
+    model = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
+    of_task = {"task": "sst2", "data": str(tmp_path), "calibration_share": 1.0, "calibration_tokens": 256}
+    assert open_context(model, None, make_recipe({**FAST, **of_task})).calibration.rows == 300
 
 
 def test_what_a_rivals_correction_becomes_is_said():

@@ -186,7 +186,7 @@ def _open(loaded: LoadedModel, contexts: dict[str, PruningContext], row: Row, ke
     if key not in contexts:
         for other in set(contexts) - {USUAL}:
             del contexts[other]
-        opened = open_context(loaded, None, make_recipe({**BASE, **AT_ONCE, **of_text}))
+        opened = open_context(loaded, None, make_recipe({**BASE, **AT_ONCE, **of_text}), with_second_moments=True)
         contexts[key] = replace(opened, has_several_refits=True)
     return contexts[key].under(recipe, find_width(loaded, recipe))
 

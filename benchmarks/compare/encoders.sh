@@ -41,14 +41,16 @@ minilm-tasks() {
     model="$made/minilm-$task"
     [ -d "$model" ] || secateur finetune minilm "$task" "$model" --data "$SECATEUR_DATA" \
       --max-rows 20000 --epochs "$([ "$task" = sst2 ] && echo 1 || echo 4)"
-    tuned() { # FOLDER METHODS ALLOCATION REFIT
+    tuned() { # FOLDER METHODS ALLOCATION REFIT DRAWS
       secateur compare "$model" --methods "$2" --task "$task" --keep 0.4 "${common[@]}" --refit "$4" --allocation "$3" \
-        --trials 1 --data "$SECATEUR_DATA" --out "$out/$1-$task-0"
+        --trials "$5" --data "$SECATEUR_DATA" --out "$out/$1-$task-0"
     }
-    tuned minilm-tuned secateur,importance,osscar,flap,wanda-sp,kcm both both
-    tuned minilm-gradients textpruner-self,textpruner,mask-tuning global on
-    tuned minilm-gradients-own llm-pruner global off
-    tuned minilm-gradients-kprune kprune uniform off
+    tuned minilm-tuned secateur,importance,osscar,flap,wanda-sp,kcm both both 1
+    tuned minilm-draws-global secateur,flap global on 3
+    tuned minilm-draws-uniform secateur,osscar uniform on 3
+    tuned minilm-gradients textpruner-self,textpruner,mask-tuning global on 1
+    tuned minilm-gradients-own llm-pruner global off 1
+    tuned minilm-gradients-kprune kprune uniform off 1
   done
 }
 

@@ -241,9 +241,10 @@ def _from_task(loaded: LoadedModel, recipe: Recipe) -> Calibration:
     task = find_task(str(recipe.task))
     examples = read_examples(task, None if recipe.data is None else Path(recipe.data), "train", seed=recipe.seed)
     share, count = recipe.calibration_share, len(examples)
+    most = recipe.calibration_tokens if share is None else count  # a row has a token at least
     order = draw_rows(count, share or 1.0, recipe.min_rows if share else count, recipe.seed)
     random.Random(recipe.seed).shuffle(order)
-    rows = tokenise(loaded, task, examples.at(order[: recipe.calibration_tokens]), recipe.max_length)
+    rows = tokenise(loaded, task, examples.at(order[:most]), recipe.max_length)
     lengths = [len(row["input_ids"]) for row in rows.inputs]
     if share is None:
         totals = itertools.accumulate(lengths)

@@ -241,13 +241,13 @@ def capture(
 
 
 @contextmanager
-def blaming_batch(number: int) -> Iterator[None]:
-    """While the model runs that batch of calibration, its errors are the caller's."""
+def blaming_batch(number: int, kind: str = "calibration batch") -> Iterator[None]:
+    """While the model runs that batch, its errors are the caller's."""
     try:
         yield
     except (ValueError, LookupError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the model can't run calibration batch {number}: {reason}") from error
+        raise InputError(f"the model can't run {kind} {number}: {reason}") from error
 
 
 def require_finite(ffn: FeedForward, values: Tensor) -> None:

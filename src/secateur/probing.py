@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from secateur.calibration import Calibration
+from secateur.capture import blaming_batch
 from secateur.encoding import Batch
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
@@ -51,7 +52,8 @@ class Probe:
     def __init__(self, loaded: LoadedModel, batches: Sequence[Batch]) -> None:
         self._model, self._sampling = loaded.model, "cls" if loaded.pooling == "first" else "tokens"
         self._batches = list(_cut_short(batches) if loaded.family.kind == "decoder" else batches)
-        self._kind: OutputKind = "logits" if gives_logits(loaded.model, self._batches[0]) else "states"
+        with self._blaming(0):
+            self._kind: OutputKind = "logits" if gives_logits(loaded.model, self._batches[0]) else "states"
         self._walk: Walk | None = None
         before = [self._read(number) for number in range(len(self._batches))]
         self.are_distributions = self._kind == "logits" and before[0].shape[1] > 1
@@ -84,9 +86,13 @@ class Probe:
         return moved / max(self._scale, 1e-30)
 
     def _read(self, number: int) -> Tensor:
-        with nullcontext() if self._walk is None else self._walk.resumed(number):
+        with self._blaming(number), nullcontext() if self._walk is None else self._walk.resumed(number):
             outputs = read_outputs(self._model, self._batches[number], self._kind, self._sampling)
         return outputs[:: -(-len(outputs) // TOKENS)].clone()  # the others' memory is given back
+
+    @staticmethod
+    def _blaming(number: int) -> AbstractContextManager[None]:
+        return blaming_batch(number, "held-out calibration batch")
 
 
 def _cut_short(batches: Sequence[Batch]) -> Iterator[Batch]:

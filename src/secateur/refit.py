@@ -67,7 +67,7 @@ def refit_down(
         columns: (K, H) float, row j is neuron j's column of the down projection.
         kept: (width,) sorted indices.
         ridge: above 0.
-        mean: (K,) float64, E[z]; with `bias` only.
+        mean: (K,) float64, E[z]; needed with `bias`, not heeded without.
         bias: (H,) float, the present output bias.
         drift: what the output lacks besides; None: nothing.
         is_isotropic: lambda is the same for all neurons, ridge x the mean of H's diagonal.
@@ -79,6 +79,7 @@ def refit_down(
     Cost:
         width^3 / 3 + width^2 H multiply-adds, float64.
     """
+    assert bias is None or mean is not None, "a bias makes up for means"
     stay = torch.from_numpy(kept).to(columns.device)
     gone = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
     gone[stay] = False

@@ -133,7 +133,7 @@ def measure(
     model: Stream,
     whole: Totals | None = None,
     *,
-    drift_share: float = 1.0,
+    drift_share: float = 0.0,
     mean_weight: float = 0.0,
 ) -> Measured:
     """What a network is pruned by, with what it lacks of the `whole` model's residual stream.

@@ -119,15 +119,15 @@ def _run(settings: Settings, entrants: Entrants, loaded: LoadedModel, progress: 
 
 
 def _try(trial: Trial, job: Job, failed: dict[str, str], *, is_skipping: bool) -> list[Entry]:
-    """The entries of a job; a method that turns out not to fit is left out from there on if `is_skipping`."""
-    if job.contender.name in failed:
+    """The entries of a job; a contender that turns out not to fit is left out from there on if `is_skipping`."""
+    if job.contender.title in failed:
         return []
     try:
         return trial.run(job)
     except InputError as error:
         if not is_skipping:
             raise
-        failed[job.contender.name] = str(error)
+        failed[job.contender.title] = str(error)
         return []
 
 
@@ -142,7 +142,7 @@ def _report(settings: Settings, run: _Run) -> Comparison:
     markdown = as_document(title, rows, settings.keeps, metric, notes)
     (folder / "compare.md").write_text(markdown, encoding="utf-8")
     files = [folder / f"compare.{ending}" for ending in ("json", "csv", "md")]
-    warnings = [f"{name} was left out: {reason}" for name, reason in run.entrants.skipped.items()]
+    warnings = [f"{title} was left out: {reason}" for title, reason in run.entrants.skipped.items()]
     try:
         require_matplotlib()
         dense = run.dense.scores[metric.name]
@@ -188,7 +188,8 @@ def _write_notes(settings: Settings, run: _Run, metric: Metric) -> list[str]:
         + (" and over trials) =; ± standard deviation over trials" if len(seeds) > 1 else ") ="),
         "correction: refit is Secateur's, own is the method's as published, none where it has none; FLOPs are relative "
         "to those before pruning",
-        "seconds (mean) and MB (most, roughly) are for choosing once and, in rows with the refit, for refitting"
+        "seconds (mean) and MB (most, roughly; not a GPU's) are for choosing once and, in rows with the refit, for "
+        "refitting"
         + (", which measures in turn" if settings.recipe.in_turn and True in settings.refits else "")
         + (f"; measuring at once took {sum(seconds) / len(seconds):.1f} s a trial besides" if seconds else ""),
         *_name_own_measurers(run.entrants.contenders),

@@ -31,6 +31,11 @@ class Contender:
     """How it spreads the neurons that stay over the networks."""
 
     @property
+    def title(self) -> str:
+        """Its name with its allocation."""
+        return f"{self.name} ({self.allocation})"
+
+    @property
     def method(self) -> Method:
         """Its entry in the table of methods."""
         return METHODS[str(EXTRA.get(self.name, {"method": self.name})["method"])]
@@ -56,7 +61,7 @@ class Entrants:
     contenders: tuple[Contender, ...]
     """In the order of the table of methods, or as asked for."""
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """Why a method takes no part, by its name."""
+    """Why a contender takes no part, by its title."""
 
 
 def find_entrants(settings: Settings) -> Entrants:
@@ -76,7 +81,7 @@ def find_entrants(settings: Settings) -> Entrants:
             except InputError as error:
                 if not settings.is_all:
                     raise
-                skipped[name] = str(error)
+                skipped[contender.title] = str(error)
     return Entrants(tuple(found), skipped)
 
 
@@ -94,7 +99,7 @@ def keep_able(entrants: Entrants, context: PruningContext, settings: Settings) -
         except InputError as error:
             if not settings.is_all:
                 raise InputError(f"{contender.name}: {error}") from None
-            skipped[contender.name] = str(error)
+            skipped[contender.title] = str(error)
     if not found:
         raise InputError("none of the methods can run on this model and data")
     return Entrants(tuple(found), skipped)

@@ -38,6 +38,7 @@ NAMED_SETTINGS = (
     "seed",
     "seeds",
     "threads",
+    "device",
     "dtype",
 )
 """Settings of the recipe that a comparison can be given, besides calibration_tokens."""

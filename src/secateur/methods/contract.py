@@ -120,30 +120,24 @@ class PruningContext:
     def statistics(self) -> tuple[LayerStatistics, ...]:
         """Activations of each network, measured over all calibration text in one run."""
         if _STATISTICS not in self._known:  # not `once`: what measuring costs is no method's
-            layers = self._capture(with_second_moments=self.with_second_moments)
+            layers = capture(
+                self.loaded.model,
+                self.feedforwards,
+                self.calibration.batches,
+                samples=self.recipe.samples,
+                sampling=self.sampling,
+                seed=self.recipe.seed,
+                with_second_moments=self.with_second_moments,
+                progress=self.progress,
+            )
             require_rows(len(layers[0].samples))
             self._known[_STATISTICS] = layers
         found: tuple[LayerStatistics, ...] = self._known[_STATISTICS]
         return found
 
-    def _capture(self, *, with_second_moments: bool) -> tuple[LayerStatistics, ...]:
-        return capture(
-            self.loaded.model,
-            self.feedforwards,
-            self.calibration.batches,
-            samples=self.recipe.samples,
-            sampling=self.sampling,
-            seed=self.recipe.seed,
-            with_second_moments=with_second_moments,
-            progress=self.progress,
-        )
-
     def second_moments(self, place: int) -> Tensor:
-        """(K, K) float64, E[z z^T] of network `place`; measured in a run of their own if `statistics` lack them."""
-        layers = self.statistics
-        if not self.with_second_moments:
-            layers = self.once(("second moments",), lambda: self._capture(with_second_moments=True))
-        moments = layers[place].second_moments
+        """(K, K) float64, E[z z^T] of network `place`, in a context `with_second_moments`."""
+        moments = self.statistics[place].second_moments
         assert moments is not None
         return moments
 

@@ -38,7 +38,8 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     mutual information in nats of Gaussian activations with these second moments, each with independent noise of `noise`
     x its own (less for copies: `MOST_NOISE`). importance^2 exp(-2 I) is what is left of a neuron's share in the output
     when the others make up for it as well as they can, and they do so before the next one is chosen (`order_removals`).
-    `information=False` is I = 0: plain importance. Where texts' means count (`mean_weight`), moments have them, and
+    `information=False` is I = 0: plain importance. Where a refit follows and the down projection has a bias, which then
+    makes up for means, moments are taken about these. Where texts' means count (`mean_weight`), moments have them, and
     behind pruned networks columns are those that would make up for these.
 
     Each network is measured where those before it are pruned and refitted already (`refit_in_turn`); with
@@ -46,8 +47,8 @@ def plan_by_set_information(context: PruningContext) -> tuple[LayerPlan, ...]:
     come from `allocate`.
 
     Source:
-        Its own; docs/method.md derives it. Without noise, and where the down projection has no bias (else moments are
-        taken about the means), the order in the first network is that of OSSCAR on the same tokens, up to its damping.
+        Its own; docs/method.md derives it. Without noise, and with moments about 0, the order in the first network is
+        that of OSSCAR on the same tokens, up to its damping.
     """
     is_global = context.recipe.allocation == "global"
     return plan_widths(context, allocate(context) if is_global else [context.width] * len(context.feedforwards))
@@ -59,7 +60,8 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
 
     def choose(place: int, measured: Measured) -> LayerPlan:
         count = ffns[place].width - widths[place]
-        return leave_out(ffns[place], find_removals(context, ffns[place], measured, count).order)
+        removals = find_removals(context, ffns[place], measured, count, is_refitted=recipe.refit)
+        return leave_out(ffns[place], removals.order)
 
     if recipe.refit and recipe.in_turn:
         return refit_in_turn(context, choose)
@@ -71,12 +73,17 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
     return tuple(layers)
 
 
-def find_removals(context: PruningContext, ffn: FeedForward, measured: Measured, count: int) -> Removals:
-    """The first `count` neurons of a network to go, and what each costs its output when activations are noisy."""
+def find_removals(
+    context: PruningContext, ffn: FeedForward, measured: Measured, count: int, *, is_refitted: bool = True
+) -> Removals:
+    """The first `count` neurons of a network to go, and what each costs its output when activations are noisy.
+
+    Without information, what each costs where nothing makes up for it. `is_refitted` says whether a refit follows.
+    """
     moments, columns = measured.second_moments.clone(), ffn.down_columns().to(measured.second_moments)
     if measured.drift is not None:  # the columns that would make up for it with all neurons there
         columns = refit_columns(ffn, np.arange(ffn.width), measured, ridge=context.ridge).weight.to(moments.device)
-    if ffn.has_output_bias:  # which makes up for means
+    if ffn.has_output_bias and is_refitted:  # the bias makes up for means
         moments -= torch.outer(measured.mean, measured.mean)
     if not context.recipe.information:
         squared = moments.diagonal() * columns.square().sum(dim=1)
@@ -121,7 +128,7 @@ class Profile:
     """What it costs when one network alone loses its neurons."""
 
     errors: NDArray[np.float64]
-    """(removals,) rise of its output's squared error, under noise, as each goes (`find_removals`)."""
+    """(removals,) what each costs its output as it goes (`find_removals`)."""
     tried: tuple[int, ...]
     """Neurons that were gone each time when the whole model was tried, in ascending order."""
     distances: tuple[float, ...]
