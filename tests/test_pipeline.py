@@ -173,7 +173,8 @@ class TestPrune:
         assert "\n" not in str(error.value)
 
     def test_rounding_that_undoes_the_request_is_warned_of(self):
-        assert any("was rounded to 24" in warning for warning in prune(round_to=24).warnings)
+        assert any("was rounded to 16; --round-to 1" in warning for warning in prune(round_to=16).warnings)
+        assert any("was rounded to 24, so that none is removed" in warning for warning in prune(round_to=24).warnings)
         assert not any("was rounded" in warning for warning in prune().warnings)
 
     @pytest.mark.parametrize("case", ["bert", "gpt2", "llama"])

@@ -68,12 +68,18 @@ def test_rows_come_from_named_columns(tmp_path):
 
 
 def test_what_is_left_is_said_in_bytes(tmp_path):
-    source = open_texts(write(tmp_path / "a.txt", "line\n" * 100))
-    take_tokens(source, tiny.make_tokenizer(), 3)
-    assert source.unread == "nothing"  # one block holds it all
-    source = open_texts(write(tmp_path / "b.txt", ("line of text\n") * 20000))
-    take_tokens(source, tiny.make_tokenizer(), 3)
-    assert "bytes" in source.unread
+    for lines in (100, 20000):  # one block, which holds it all, and several
+        source, tokenizer = open_texts(write(tmp_path / f"{lines}.txt", "line\n" * lines)), tiny.make_tokenizer()
+        per_line = len(tokenizer("line\n", add_special_tokens=False)["input_ids"])
+        take_tokens(source, tokenizer, 60 * per_line)
+        assert source.unread == f"about {5 * (lines - 60):,} of {5 * lines:,} bytes"
+        assert not source.is_finished
+    source = open_texts(write(tmp_path / "whole.txt", "line\n" * 100))
+    assert len(take_tokens(source, tokenizer, 100 * per_line)) == 100 * per_line
+    assert source.unread == "nothing"
+    found = prepare(write(tmp_path / "rows.txt", "a line\n" * 500), case="bert", calibration_tokens=256).summary
+    assert found.rows < 500
+    assert found.unread == f"about {7 * (500 - found.rows):,} of 3,500 bytes"
 
 
 @pytest.mark.parametrize(

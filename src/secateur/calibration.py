@@ -116,14 +116,20 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
 
 
 def take_tokens(texts: TextSource, tokenizer: Any | None, limit: int) -> list[int]:
-    """The first `limit` token ids of texts packed into one stream; rows end with the end-of-text token."""
+    """The first `limit` token ids of texts packed into one stream; rows end with the end-of-text token.
+
+    Of the text that the last ones are from, the part beyond them is put back, as far as its share of tokens tells.
+    """
     tokenizer = require_tokenizer(tokenizer)
     ids: list[int] = []
     for block in _blocks(texts):
+        begin = len(ids)
         ids += tokenizer(block, add_special_tokens=False, verbose=False)["input_ids"]
         if not texts.is_running and tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
         if len(ids) >= limit:
+            used = (limit - begin) / (len(ids) - begin)
+            texts.put_back(block[round(used * len(block)) :])
             break
     return ids[:limit]
 
@@ -167,6 +173,7 @@ def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int | None, leng
         row = tokenizer(text.strip(), truncation=True, max_length=length, verbose=False)["input_ids"]
         total += len(row)
         if rows and limit is not None and total > limit:
+            texts.put_back(text)
             break
         if total > 0:
             rows.append(row)

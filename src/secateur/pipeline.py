@@ -319,8 +319,9 @@ def find_warnings(context: PruningContext, plan: PruningPlan) -> tuple[str, ...]
         widths = ", ".join(str(layer.width) for layer in plan.layers)
         found.append(f"with --threshold-percentile --keep is not heeded: {widths} neurons are left")
     elif abs(context.width - context.recipe.keep * ffns[0].width) > ROUNDING_REMARK * ffns[0].width:
+        nothing = ", so that none is removed" if context.width == ffns[0].width else ""
         found.append(
-            f"keep {context.recipe.keep:g} of {ffns[0].width} neurons was rounded to {context.width}; "
+            f"keep {context.recipe.keep:g} of {ffns[0].width} neurons was rounded to {context.width}{nothing}; "
             "--round-to 1 keeps as many as asked"
         )
     if any(layer.unsaved_bias is not None for layer in plan.layers):

@@ -40,6 +40,7 @@ class TextSource:
     """Bytes read so far."""
     read_texts: int = 0
     """Texts handed out so far."""
+    _put_back: int = field(default=0, repr=False)
     _finished: bool = field(default=False, repr=False)
 
     def __iter__(self) -> Iterator[str]:
@@ -48,18 +49,22 @@ class TextSource:
             yield text
         self._finished = True
 
+    def put_back(self, text: str) -> None:
+        """Count this end of what was handed out as unread, since it was not used."""
+        self._put_back += len(text.encode())
+
     @property
     def is_finished(self) -> bool:
         """Whether all of it was read."""
-        return self._finished
+        return self._finished and not self._put_back
 
     @property
     def unread(self) -> str:
         """What was left, in words."""
-        if self._finished:
+        if self.is_finished:
             return "nothing"
         if self.total_bytes is not None:
-            return f"{self.total_bytes - self.read_bytes:,} of {self.total_bytes:,} bytes"
+            return f"about {self.total_bytes - self.read_bytes + self._put_back:,} of {self.total_bytes:,} bytes"
         return "the rest"
 
 

@@ -52,6 +52,7 @@ def require_head(loaded: LoadedModel, task: Task) -> None:
     """Raise InputError unless the model has a classification head that fits the task."""
     model: Any = loaded.model
     if not is_classifier(model):
-        raise InputError(f"{type(model).__name__} has no head for {task.name}; fine-tune it with secateur finetune")
+        hint = "; fine-tune it with secateur finetune" if loaded.family.kind == "encoder" else ""
+        raise InputError(f"{type(model).__name__} has no head for {task.name}{hint}")
     if model.config.num_labels != task.classes:
         raise InputError(f"{task.name} needs {task.classes} output(s), the model has {model.config.num_labels}")
