@@ -2,9 +2,9 @@
 
     python benchmarks/compare/tasks.py benchmarks/compare/tiny-*/compare.json [--keep 0.4]
 
-A folder is named `MODEL-TASK-SEED`. A task's column is the mean over its fine-tunings (and their draws), the last one
-the mean over tasks ± its standard error over seeds, each seed's mean over the tasks being one value. Seeds that lack
-a task are left out.
+A folder is named `MODEL-TASK-SEED`. A run is a draw of one fine-tuning (a seed). A task's column is the mean over runs,
+the last one the mean over tasks ± its standard error over runs, each run's mean over the tasks being one value. Runs
+that lack a task are left out.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from secateur.compare.entries import as_entry
 from secateur.tables import as_markdown
 
 Gains = Mapping[str, NDArray[np.float64]]
-"""(seeds,) by task."""
+"""(runs,) by task."""
 
 
 def read_gains(paths: list[Path], keep: float) -> dict[tuple[str, ...], Gains]:
     """What each row gains over the model before pruning."""
-    found: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
+    found: dict[tuple[str, ...], dict[str, dict[tuple[str, int], float]]] = {}
     for path in paths:
         content = json.loads(path.read_text())
         _, task, seed = path.parent.name.rsplit("-", 2)
@@ -37,16 +37,16 @@ def read_gains(paths: list[Path], keep: float) -> dict[tuple[str, ...], Gains]:
                 continue
             row = found.setdefault((entry.method, entry.allocation, entry.correction), defaultdict(dict))
             gain = entry.scores[content["metric"]] - content["dense"]["scores"][content["metric"]]
-            row[task].setdefault(seed, []).append(gain)
-    whole = set.intersection(*(set(seeds) for row in found.values() for seeds in row.values()))
+            row[task][seed, entry.trial] = gain
+    whole = set.intersection(*(set(runs) for row in found.values() for runs in row.values()))
     return {
-        way: {task: np.array([np.mean(seeds[seed]) for seed in sorted(whole)]) for task, seeds in sorted(row.items())}
+        way: {task: np.array([runs[run] for run in sorted(whole)]) for task, runs in sorted(row.items())}
         for way, row in found.items()
     }
 
 
 def mean_over_tasks(gains: Gains) -> tuple[float, float]:
-    """Mean over tasks and seeds, and its standard error over seeds (nan where there is one seed)."""
+    """Mean over tasks and runs, and its standard error over runs (nan where there is one run)."""
     means = np.mean(list(gains.values()), axis=0)
     error = float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else float("nan")
     return float(means.mean()), error
@@ -64,7 +64,7 @@ def main() -> None:
     for way, gains in sorted(rows.items(), key=lambda row: -mean_over_tasks(row[1])[0]):
         mean, error = mean_over_tasks(gains)
         columns = [f"{gains[task].mean():+.4f}" for task in tasks]
-        lines.append([*way, *columns, f"{mean:+.4f} ± {error:.4f}"])
+        lines.append([*way, *columns, f"{mean:+.4f}" + ("" if np.isnan(error) else f" ± {error:.4f}")])
     print(as_markdown(["method", "allocation", "correction", *tasks, "mean"], lines))
 
 
