@@ -14,6 +14,7 @@ run() { # FOLDER METHODS ALLOCATION REFIT DRAWS KEEP
 run uniform secateur,importance uniform on 3 0.9,0.8,0.6
 run uniform-osscar osscar uniform on 3 0.6
 run uniform-published osscar uniform off 3 0.9,0.8,0.6
+run uniform-published-others flap,wanda-sp,importance uniform off 1 0.9,0.8,0.6
 run uniform-others osscar,flap,wanda-sp uniform on 1 0.9,0.8
 run uniform-others-0.6 flap,wanda-sp uniform on 1 0.6
 run global secateur global on 3 0.9,0.8,0.6
