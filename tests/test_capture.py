@@ -148,6 +148,23 @@ def test_moments_about_large_means_keep_their_digits():
     assert torch.allclose(second - torch.outer(mean, mean), apart.T @ apart / 5000, atol=1e-9)
 
 
+def test_rows_may_have_weights():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5000, 6, generator=generator) * 0.01 + torch.tensor([0, 1, -3, 10, 100, 7.0])
+    x[:, 5] = 7
+    roots, moments = torch.rand(5000, 1, generator=generator) + 0.5, MomentSum(6)
+    for part, some in zip(x.split(700), roots.split(700), strict=True):
+        apart = moments.add(part, lambda values, some=some: values * some)
+        assert torch.allclose(apart.double(), (part - moments.origin) * some, atol=1e-6)
+    mean, second = moments.finish()
+    shares = roots.double().square() / roots.double().square().sum()
+    centre = (shares * x.double()).sum(dim=0)
+    apart = x.double() - centre
+    assert torch.allclose(mean, centre, rtol=1e-7)
+    assert torch.allclose(second - torch.outer(mean, mean), (shares * apart).T @ apart, atol=1e-9)
+    assert moments.rows == 5000
+
+
 def test_the_sum_of_products_becomes_the_result_without_a_second_matrix():
     found = MomentSum(4)
     found.add(torch.randn(9, 4))

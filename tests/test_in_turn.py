@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,67 +79,103 @@ def test_weights_come_back_even_after_an_error():
 @pytest.mark.parametrize("drift", [0.25, 1.0])
 def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pruned_so_far(case, drift):
     context = open_on(case, method="magnitude", ridge=0.2, drift=drift, sampling="tokens")
-    first, second = refit_layers(context, METHODS["magnitude"].plan(context))
-    batches = context.noised.batches
-    whole = read_all(context.loaded, 1, batches)
-    student = read_all(cut_copy(context, [first]), 1, batches)
-    z = torch.cat([part.activations for part in student]).double()
-    pairs = list(zip(whole, student, strict=True))
-    target = torch.cat([b.output + drift * (a.total - b.total) for a, b in pairs]).double()
-    columns, z_mean = context.down_columns(1).double()[second.kept], torch.zeros(())
-    if second.update.bias is not None:
-        target, mean, z_mean = target - target.mean(dim=0), target.mean(dim=0), z.mean(dim=0)
-    wanted = solve_ridge(z - z_mean, second.kept, target, columns)
-    assert torch.allclose(second.update.weight.double(), wanted, atol=1e-4)
-    if second.update.bias is not None:
-        assert torch.allclose(second.update.bias.double(), mean - z_mean[second.kept] @ wanted, atol=1e-4)
+    check_second_refit(context)
 
 
-def with_means(values, rows, weight):
-    """The rows, and the means over the rows of their texts, once per token, by the root of the weight."""
-    means = torch.stack([values[rows == row].mean(dim=0) for row in rows])
-    return torch.cat([values, weight**0.5 * means])
+@pytest.mark.parametrize(
+    ("case", "weighs"), [("bert", True), ("albert", True), ("llama", False), ("modernbert", False)]
+)
+def test_tokens_are_weighed_where_the_norm_comes_after_the_sum(case, weighs):
+    assert open_on(case).weighs_tokens == weighs
+    assert not open_on(case, token_weights=False).weighs_tokens
+
+
+def test_tokens_all_count_alike_if_asked():
+    found = []
+    for weighs in (True, False):
+        context = open_on("bert-model", method="magnitude", ridge=0.2, token_weights=weighs)
+        found.append(check_second_refit(context))
+    assert not torch.allclose(*found, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"in_turn": False}, {"method": "magnitude"}])
+def test_by_default_the_ridge_grows_where_tokens_are_few(settings):
+    context, neurons = open_on("bert-model", **settings), 2 * WIDTH
+    assert (context.ridge_on(15 * neurons, neurons), context.noise_on(10**6, neurons)) == (0.01, 0.01)
+    assert context.noise_on(neurons, neurons) == context.ridge_on(neurons, neurons) == pytest.approx(0.14)
+    assert open_on("llama").ridge_on(neurons, neurons) == 0.3
+    same = open_on("bert-model", ridge=0.14 * neurons / context.calibration.summary.tokens, **settings)
+    assert same.recipe.ridge > 0.015
+    for one, other in zip(make_plan(context).layers, make_plan(same).layers, strict=True):
+        assert np.array_equal(one.kept, other.kept)
+        assert torch.allclose(one.update.weight, other.update.weight, atol=1e-6)
+    given = open_on("bert", ridge=0.2, noise=0.1)
+    assert (given.ridge_on(1, neurons), given.noise_on(1, neurons)) == (0.2, 0.1)
+
+
+def test_so_it_does_in_a_classifiers_last_network_that_counts_one_token_a_row():
+    context = open_on("bert", method="magnitude")
+    assert context.ridge_on(18, 2 * WIDTH) > 0.18
+    check_second_refit(context)
 
 
 @pytest.mark.parametrize("case", ["bert-model", "modernbert"])  # with output biases, and without
 @pytest.mark.parametrize("weight", [0.0, 0.7, 4.0])
 def test_where_the_output_is_a_mean_of_tokens_the_error_of_that_counts_besides(case, weight):
     model = tiny.make_model(case).base_model
-    context = open_on(case, model=model, method="magnitude", ridge=0.2, drift=0.5, mean_weight=weight)
+    check_second_refit(open_on(case, model=model, method="magnitude", ridge=0.2, drift=0.5, mean_weight=weight))
+
+
+def count_by_hand(context, parts):
+    """A function of (n, features) that gives rows whose plain products count as the context has it."""
+    rows = torch.cat([part.rows + 3 * number for number, part in enumerate(parts)])
+    variance = torch.cat([part.total for part in parts]).double().var(dim=1, correction=0)
+    roots = variance.rsqrt() if context.weighs_tokens else torch.ones_like(variance)
+
+    def counted(values):
+        values = values.double() * roots[:, None]
+        means = torch.stack([values[rows == row].mean(dim=0) for row in rows])
+        return torch.cat([values, context.mean_weight**0.5 * means])
+
+    return counted
+
+
+def check_second_refit(context):
+    """Compare the second network's refit with one by hand; gives its weights."""
     first, second = refit_layers(context, METHODS["magnitude"].plan(context))
     whole = read_all(context.loaded, 1, context.noised.batches)
     student = read_all(cut_copy(context, [first]), 1, context.noised.batches)
-    rows = torch.cat([part.rows + 3 * number for number, part in enumerate(student)])
-    assert rows.unique().numel() == 18
-    z = torch.cat([part.activations for part in student]).double()
-    aims = [b.output + 0.5 * (a.total - b.total) for a, b in zip(whole, student, strict=True)]
-    aim, columns = torch.cat(aims).double(), context.down_columns(1).double()[second.kept]
-    z_mean, aim_mean, ffn = torch.zeros(()), torch.zeros(()), context.feedforwards[1]
-    if ffn.has_output_bias:
-        z_mean, aim_mean = z.mean(dim=0), aim.mean(dim=0)
-    stressed, wanted = with_means(z - z_mean, rows, weight), with_means(aim - aim_mean, rows, weight)
-    solved = solve_ridge(stressed, second.kept, wanted, columns)
+    counted, pairs = count_by_hand(context, student), list(zip(whole, student, strict=True))
+    ones = counted(torch.ones(sum(len(part.rows) for part in student), 1))
+    z = counted(torch.cat([part.activations for part in student]))
+    aim = counted(torch.cat([b.output + context.recipe.drift * (a.total - b.total) for a, b in pairs]))
+    columns, ffn = context.down_columns(1).double()[second.kept], context.feedforwards[1]
+    z_mean, aim_mean = (ones.T @ values / ones.square().sum() * ffn.has_output_bias for values in (z, aim))
+    z, aim = z - ones @ z_mean, aim - ones @ aim_mean
+    solved = solve_ridge(z, second.kept, aim, columns, context.ridge_on(len(z) // 2, ffn.width))
     assert torch.allclose(second.update.weight.double(), solved, atol=1e-4)
-    left, size = (wanted - stressed[:, second.kept] @ solved).square().sum(), wanted.square().sum()
+    left, size = (aim - z[:, second.kept] @ solved).square().sum(), aim.square().sum()
     if ffn.has_output_bias:
-        bias = aim_mean - z_mean[second.kept] @ solved
+        bias = aim_mean[0] - z_mean[0, second.kept] @ solved
         assert torch.allclose(second.update.bias.double(), bias, atol=1e-4)
-        size += len(z) * (aim_mean - ffn.output_bias()).square().sum()
+        size += ones.square().sum() * (aim_mean[0] - ffn.output_bias()).square().sum()
     assert second.figures["relative_error_refit"] == pytest.approx(float(left / size), rel=1e-3)
+    return second.update.weight
 
 
 def test_a_network_that_runs_twice_has_two_means_of_each_text():
     context = open_on("albert", model=tiny.make_model("albert").base_model, method="magnitude", ridge=0.2)
     assert context.mean_weight == 1
     (layer,) = refit_layers(context, METHODS["magnitude"].plan(context))
-    parts, rows = read_all(context.loaded, 0, context.noised.batches), []
+    parts, columns = read_all(context.loaded, 0, context.noised.batches), context.down_columns(0).double()
     for part in parts:
         tokens = len(part.rows) // 2
         assert torch.equal(part.rows[:tokens] + 3, part.rows[tokens:])
-        rows.append(part.rows + 6 * len(rows))
-    z, columns = torch.cat([part.activations for part in parts]).double(), context.down_columns(0).double()
-    stressed = with_means(z - z.mean(dim=0), torch.cat(rows), 1.0)
-    wanted = solve_ridge(stressed, layer.kept, stressed @ columns, columns[layer.kept])
+    counted = count_by_hand(context, [replace(part, rows=part.rows + 3 * n) for n, part in enumerate(parts)])
+    z = counted(torch.cat([part.activations for part in parts]))
+    ones = counted(torch.ones(len(z) // 2, 1))
+    z = z - ones @ (ones.T @ z) / ones.square().sum()
+    wanted = solve_ridge(z, layer.kept, z @ columns, columns[layer.kept])
     assert torch.allclose(layer.update.weight.double(), wanted, atol=1e-4)
 
 
@@ -244,7 +281,7 @@ def summarise(x, lacking=None):
     drift = None
     if lacking is not None:
         drift = Drift(x.T @ lacking / len(x), lacking.mean(dim=0), float(lacking.square().sum() / len(x)))
-    return Measured(x.T @ x / len(x), x.mean(dim=0), drift)
+    return Measured(x.T @ x / len(x), x.mean(dim=0), len(x), drift)
 
 
 class TestChoice:
@@ -335,20 +372,15 @@ class TestChoice:
 
 def measure_by_hand(context, place, student, whole=None):
     """What a network is chosen by, from what was read of it, and of it in the unpruned model."""
-    z, rows = torch.cat([part.activations for part in student]).double(), []
-    for part in student:
-        rows.append(part.rows + 3 * len(rows))
-    rows, mean, weight = torch.cat(rows), z.mean(dim=0), context.mean_weight
-    centre = mean if context.feedforwards[place].has_output_bias else torch.zeros_like(mean)
-    stressed = with_means(z - centre, rows, weight)
-    drift = None
+    counted, drift = count_by_hand(context, student), None
+    z = counted(torch.cat([part.activations for part in student]))
+    ones = counted(torch.ones(len(z) // 2, 1))
+    weight = ones.square().sum()
     if whole is not None:
-        lacking = torch.cat([context.recipe.drift * (a.total - b.total) for a, b in zip(whole, student, strict=True)])
-        lack = lacking.double().mean(dim=0)
-        left = with_means(lacking - (lack if centre.any() else 0), rows, weight).double()
-        products = stressed.T @ left / len(z) + torch.outer(centre, lack)
-        drift = Drift(products, lack, 0.0)
-    return Measured(stressed.T @ stressed / len(z) + torch.outer(centre, centre), mean, drift)
+        pairs = zip(whole, student, strict=True)
+        lacking = counted(torch.cat([context.recipe.drift * (a.total - b.total) for a, b in pairs]))
+        drift = Drift(z.T @ lacking / weight, (ones.T @ lacking)[0] / weight, 0.0)
+    return Measured(z.T @ z / weight, (ones.T @ z)[0] / weight, len(z) // 2, drift)
 
 
 def chosen_by_hand(context, place, measured):
@@ -417,6 +449,7 @@ def test_all_tokens_count_in_a_classifiers_last_network_if_its_head_takes_their_
         ("llama", {"token_noise": 0.5}),
         ("llama", {"keep": 0.03}),
         ("bert-model", {"mean_weight": 30.0}),
+        ("bert-model", {"token_weights": False}),
     ],
 )
 def test_what_was_measured_under_one_recipe_is_not_taken_for_what_another_asks(case, changed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,7 +80,7 @@ class ProductSum:
 
 
 class MomentSum:
-    """Running mean and second moments of rows.
+    """Running mean and second moments of rows, which may have weights.
 
     Sums are taken about the mean of the first rows and moved to 0 in the end, in float64: their rounding is then small
     against what varies, however large the means are.
@@ -90,7 +90,7 @@ class MomentSum:
         self._origin: Tensor | None = None
         self._sum = torch.zeros(neurons, dtype=torch.float64, device=device)
         self._products = ProductSum(neurons, neurons, device) if with_products else None
-        self.rows = 0
+        self.rows, self.weight = 0, 0.0
 
     @property
     def origin(self) -> Tensor:
@@ -98,28 +98,32 @@ class MomentSum:
         assert self._origin is not None
         return self._origin.to(self._sum)
 
-    def add(self, rows: Tensor) -> Tensor:
-        """Take in (n, K) float32; gives back (n, K), the rows less the origin."""
+    def add(self, rows: Tensor, counted: Callable[[Tensor], Tensor] = lambda values: values) -> Tensor:
+        """Take in (n, K) float32; gives back (n, K), the rows less the origin, `counted`.
+
+        That is a linear map of (n, features) rows, such as a product with the roots of weights.
+        """
         if not len(rows):
             return rows
         self._origin = rows.mean(dim=0) if self._origin is None else self._origin
-        apart = rows - self._origin
-        self._sum += apart.sum(dim=0).to(self._sum.device)
+        apart, ones = counted(rows - self._origin), counted(rows.new_ones(len(rows), 1))[:, 0]
+        self._sum += (ones @ apart).to(self._sum)
         if self._products is not None:
             self._products.add(apart)
         self.rows += len(rows)
+        self.weight += float(ones.square().sum())
         return apart
 
     def finish(self) -> tuple[Tensor, Tensor | None]:
-        """(K,) and (K, K) float64, E[z] and E[z z^T]; None without products.
+        """(K,) and (K, K) float64, E[z] and E[z z^T], rows counted by their weights; None without products.
 
         At least one row was added. Once only: the sum itself becomes the result, as a second matrix could be too much.
         """
-        origin, apart = self.origin, self._sum / self.rows
+        origin, apart = self.origin, self._sum / self.weight
         mean = origin + apart
         if self._products is None:
             return mean, None
-        moments = self._products.finish().div_(self.rows)
+        moments = self._products.finish().div_(self.weight)
         return mean, moments.addr_(origin, apart).addr_(mean, origin)
 
 

@@ -274,8 +274,10 @@ def refit_layers(context: PruningContext, layers: Sequence[LayerPlan]) -> tuple[
     refitted = []
     for place, (ffn, layer) in enumerate(zip(context.feedforwards, layers, strict=True)):
         device = ffn.solving_device
-        measured = Measured(context.second_moments(place).to(device), context.statistics[place].mean.to(device))
-        refitted.append(refit_network(ffn, layer, measured, ridge=context.ridge))
+        found = context.statistics[place]
+        measured = Measured(context.second_moments(place).to(device), found.mean.to(device), found.tokens)
+        ridge = context.ridge_on(measured.rows, ffn.width)
+        refitted.append(refit_network(ffn, layer, measured, ridge=ridge))
         context.progress("refitting", place + 1, len(layers))
     return tuple(refitted)
 

@@ -106,11 +106,14 @@ class Recipe(BaseModel):
     noise: float | None = _bounded(None, "a number of at least 0", ge=0, allow_inf_nan=False)
     """Noise that `secateur` assumes in each activation, as a share of its second moment (default: as `ridge`)."""
     ridge: float | None = _bounded(None, "a number of at least 1e-6", ge=1e-6, allow_inf_nan=False)
-    """Noise that a refit assumes, as a share of each second moment (default: 0.3 for decoders, else 0.01)."""
+    """Noise that a refit assumes, as a share of each second moment (default: 0.3 for decoders, else 0.01, or more where
+    there are fewer than 14 tokens a neuron)."""
     token_noise: float = _bounded(0.1, "in [0, 1)", ge=0, lt=1)
     """Share of calibration tokens that random ones replace, for `secateur` and where networks are refitted in turn."""
     drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
     """Share of the difference to the unpruned model's hidden states that a refit in turn makes up for."""
+    token_weights: bool = True
+    """Weigh tokens as the norm after the network does, in refits in turn and `secateur` (BERT and its like)."""
     mean_weight: float = _bounded(1.0, "a number of at least 0", ge=0, allow_inf_nan=False)
     """Weight of each text's mean beside its tokens, in refits in turn and `secateur`, where encoders give that mean."""
     allocation: Literal["uniform", "global"] = "uniform"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -28,13 +29,17 @@ class Measured:
     """What one network is pruned and refitted by."""
 
     second_moments: Tensor
-    """(K, K) float64, E[z z^T], and the same of texts' means where these count (`measure`)."""
+    """(K, K) float64, E[z z^T], tokens and texts' means counted as `measure` is told."""
     mean: Tensor
-    """(K,) float64, E[z]."""
+    """(K,) float64, E[z], likewise."""
+    rows: int
+    """Tokens that it was measured on."""
     drift: Drift | None = None
     """What its output is to make up for besides, since networks before it are pruned; None: nothing."""
 
 
+FLATTEST = 1e-3
+"""Least variance of a token's states, in units of their mean, so that no token counts for all."""
 Choose = Callable[[int, Measured], LayerPlan]
 """Called as choose(place, measured); the neurons of that network that stay."""
 
@@ -51,8 +56,8 @@ class Refittable(Measurable, Protocol):
         """The text with some tokens replaced."""
 
     @property
-    def ridge(self) -> float:
-        """How strongly a refit holds on to the original weights."""
+    def weighs_tokens(self) -> bool:
+        """Whether a token's error counts as the norm after the network makes it."""
 
     @property
     def mean_weight(self) -> float:
@@ -60,6 +65,9 @@ class Refittable(Measurable, Protocol):
 
     def read_whole(self) -> Totals:
         """The unpruned model on the text with replaced tokens."""
+
+    def ridge_on(self, rows: int, neurons: int) -> float:
+        """How strongly a refit of so many neurons on so many tokens holds on to the original weights."""
 
 
 def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
@@ -86,9 +94,17 @@ def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
         if whole is not None:
             whole.go_to(ffn)
         student.go_to(ffn)
-        measured = measure(ffn, student, whole, drift_share=recipe.drift, mean_weight=context.mean_weight)
+        measured = measure(
+            ffn,
+            student,
+            whole,
+            drift_share=recipe.drift,
+            mean_weight=context.mean_weight,
+            weighs_tokens=context.weighs_tokens,
+        )
         give_back()
-        pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=context.ridge))
+        ridge = context.ridge_on(measured.rows, ffn.width)
+        pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
         student.prune(pruned[-1])
         context.progress("pruning network after network", place + 1, len(context.feedforwards))
     return tuple(pruned)
@@ -135,11 +151,14 @@ def measure(
     *,
     drift_share: float = 0.0,
     mean_weight: float = 0.0,
+    weighs_tokens: bool = False,
 ) -> Measured:
     """What a network is pruned by, with what it lacks of the `whole` model's residual stream.
 
-    An error e of its output counts E|e|^2 + `mean_weight` E|m|^2, m the mean of e over the tokens of the same text:
-    moments have both terms (`stress_means`). Where a bias takes up means, those about the means have them.
+    An error e of its output counts E|e|^2 + `mean_weight` E|m|^2, m the mean of e over the tokens of the same text
+    (`stress_means`). With `weighs_tokens`, e is first divided by the standard deviation of what its token has in the
+    residual stream then, as the norm that comes next does. All sums are divided by that of a constant 1 counted
+    likewise, so that moments less the product of means are those about what a bias takes up.
 
     Args:
         ffn: the network.
@@ -147,6 +166,7 @@ def measure(
         whole: the unpruned model, has gone to it too; None where only the network's own output counts.
         drift_share: of what it lacks, to be made up for.
         mean_weight: not negative.
+        weighs_tokens: for families whose norms come after the sum.
 
     Raises:
         InputError: activations are not finite, or there are fewer than 8 rows of them.
@@ -157,26 +177,34 @@ def measure(
     for number in range(len(model)):
         wanted = None if whole is None else whole.read_total(number)  # first, while little else is held
         found = model.read(number)
-        activations = stress_means(found.activations, found.rows, mean_weight)
-        apart = moments.add(activations)
+        roots = norm_scales(found.total) if weighs_tokens else None
+        counted = partial(count, roots=roots, rows=found.rows, mean_weight=mean_weight)
+        apart = moments.add(found.activations, counted)
         if wanted is not None:
-            lacking = stress_means(drift_share * (wanted - found.total), found.rows, mean_weight)
+            lacking, ones = counted(drift_share * (wanted - found.total)), counted(torch.ones_like(wanted[:, :1]))
             products.add(apart, lacking)
-            lack += lacking.sum(dim=0).to(device)
+            lack += (ones[:, 0] @ lacking).to(lack)
             energy += float(lacking.square().sum())
-    rows = require_rows(moments.rows)
-    stressed, second_moments = moments.finish()
+    rows, weight = require_rows(moments.rows), moments.weight
+    mean, second_moments = moments.finish()
     assert second_moments is not None
     require_finite(ffn, second_moments.diagonal())
-    stress = math.sqrt(1 + mean_weight)
-    mean, lack = stressed / stress, lack / (rows * stress)
-    taken_up = mean_weight if ffn.has_output_bias else 0.0
-    second_moments.addr_(mean, mean, alpha=-taken_up)
     if whole is None:
-        return Measured(second_moments, mean)
-    about_zero = (products.finish() / rows).addr_(moments.origin, lack, alpha=stress).addr_(mean, lack, alpha=-taken_up)
-    drift = Drift(about_zero, lack, energy / rows - taken_up * float(lack.square().sum()))
-    return Measured(second_moments, mean, drift)
+        return Measured(second_moments, mean, rows)
+    lack /= weight
+    about_zero = products.finish().div_(weight).addr_(moments.origin, lack)
+    return Measured(second_moments, mean, rows, Drift(about_zero, lack, energy / weight))
+
+
+def norm_scales(total: Tensor) -> Tensor:
+    """(n,) 1 / standard deviation of each token's (n, H) states: what a layer norm multiplies by."""
+    variance = total.var(dim=1, correction=0)
+    return variance.clamp(min=FLATTEST * variance.mean()).rsqrt()
+
+
+def count(values: Tensor, *, roots: Tensor | None, rows: Tensor, mean_weight: float) -> Tensor:
+    """(n, features) such that sums of x y^T count tokens by the squares of the (n,) roots, and texts' means."""
+    return stress_means(values if roots is None else values * roots[:, None], rows, mean_weight)
 
 
 def stress_means(values: Tensor, rows: Tensor, weight: float) -> Tensor:

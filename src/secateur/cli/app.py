@@ -178,6 +178,7 @@ def paper_command(
     "token_noise",
     "drift",
     "mean_weight",
+    "token_weights",
     "seed",
     "threads",
     "device",

@@ -35,6 +35,7 @@ NAMED_SETTINGS = (
     "token_noise",
     "drift",
     "mean_weight",
+    "token_weights",
     "seed",
     "seeds",
     "threads",

@@ -16,6 +16,7 @@ from secateur.calibration import Calibration, replace_tokens
 from secateur.capture import LayerStatistics, Sampling, capture, require_rows
 from secateur.errors import InputError
 from secateur.information import mutual_information
+from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward
 from secateur.models.gradients import RowLoss, find_target, label_losses, mask_gradients, next_token_losses
 from secateur.models.loading import LoadedModel
@@ -41,6 +42,7 @@ CHOOSING_SETTINGS = frozenset(
         "token_noise",
         "drift",
         "mean_weight",
+        "token_weights",
         *INFORMATION_SETTINGS,
         *CLUSTER_SETTINGS,
         *RIVAL_SETTINGS,
@@ -49,6 +51,8 @@ CHOOSING_SETTINGS = frozenset(
 """Settings that `statistics` do not depend on."""
 RIDGE = {"decoder": 0.3, "encoder": 0.01, "encoder-decoder": 0.01, "vision": 0.01}
 """Default noise that a refit assumes in each activation, by kind; chosen on SmolLM2 and MiniLM."""
+SAMPLING = 0.14
+"""Least default noise in units of neurons / tokens, for what a regression gets wrong because of its sample."""
 MOST_RECORDED = 4e9
 """Bytes that a recording of the unpruned model may take in the folder for temporary files."""
 _STATISTICS = ("statistics",)
@@ -146,15 +150,18 @@ class PruningContext:
         """Neurons to keep in all networks together."""
         return self.width * len(self.feedforwards)
 
-    @property
-    def ridge(self) -> float:
-        """Of the refit, in units of each activation's second moment."""
-        return self.recipe.ridge or RIDGE[self.loaded.family.kind]
+    def ridge_on(self, rows: int, neurons: int) -> float:
+        """Of a refit, in units of each activation's second moment; by default more where tokens are few."""
+        return self.recipe.ridge or max(RIDGE[self.loaded.family.kind], SAMPLING * neurons / rows)
+
+    def noise_on(self, rows: int, neurons: int) -> float:
+        """Of the choice, in the same units."""
+        return self.ridge_on(rows, neurons) if self.recipe.noise is None else self.recipe.noise
 
     @property
-    def noise(self) -> float:
-        """Of the choice, in the same units."""
-        return self.ridge if self.recipe.noise is None else self.recipe.noise
+    def weighs_tokens(self) -> bool:
+        """Whether a token's error counts as the norm after the network makes it, in a refit in turn and `secateur`."""
+        return self.recipe.token_weights and find_residual(self.loaded.family, self.loaded.model.config) == "up input"
 
     @property
     def mean_weight(self) -> float:

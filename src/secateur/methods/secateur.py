@@ -67,8 +67,8 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
         return refit_in_turn(context, choose)
     layers = []
     for place, measured in enumerate(measure_whole(context, context.noised)):
-        layer = choose(place, measured)
-        layers.append(refit_network(ffns[place], layer, measured, ridge=context.ridge) if recipe.refit else layer)
+        layer, ridge = choose(place, measured), context.ridge_on(measured.rows, ffns[place].width)
+        layers.append(refit_network(ffns[place], layer, measured, ridge=ridge) if recipe.refit else layer)
         context.progress("pruning network after network", place + 1, len(ffns))
     return tuple(layers)
 
@@ -82,14 +82,15 @@ def find_removals(
     """
     moments, columns = measured.second_moments.clone(), ffn.down_columns().to(measured.second_moments)
     if measured.drift is not None:  # the columns that would make up for it with all neurons there
-        columns = refit_columns(ffn, np.arange(ffn.width), measured, ridge=context.ridge).weight.to(moments.device)
+        ridge = context.ridge_on(measured.rows, ffn.width)
+        columns = refit_columns(ffn, np.arange(ffn.width), measured, ridge=ridge).weight.to(moments.device)
     if ffn.has_output_bias and is_refitted:  # the bias makes up for means
         moments -= torch.outer(measured.mean, measured.mean)
     if not context.recipe.information:
         squared = moments.diagonal() * columns.square().sum(dim=1)
         gone = torch.argsort(squared, stable=True)[:count]
         return Removals(gone, squared[gone])
-    noise = context.noise * moments.diagonal()
+    noise = context.noise_on(measured.rows, ffn.width) * moments.diagonal()
     moments.diagonal().add_(hold(FLOOR, moments, measured.second_moments))
     unique = 1 / torch.cholesky_inverse(torch.linalg.cholesky(moments)).diagonal()  # (K,) variance given all others
     moments.diagonal().add_(torch.minimum(noise, MOST_NOISE * unique))
@@ -114,10 +115,11 @@ def find_profiles(context: PruningContext) -> list[Profile]:
     key = (
         "removal profiles",
         recipe.information,
-        context.noise,
-        context.ridge,
+        recipe.noise,
+        recipe.ridge,
         recipe.token_noise,
         context.mean_weight,
+        context.weighs_tokens,
         least,
     )
     return context.once(key, lambda: measure_profiles(context, least))
@@ -154,12 +156,13 @@ def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list
     probe = Probe(context.loaded, held.batches)
     profiles = []
     for ffn, measured in zip(context.feedforwards, measure_whole(context, rest), strict=True):
+        ridge = context.ridge_on(measured.rows, ffn.width)
         *tried, most = (ffn.width - max(1, round(keep * ffn.width)) for keep in (*PROBE_KEEPS, least))
         removals = find_removals(context, ffn, measured, most)
         distances = []
         probe.go_to(ffn)
         for count in tried:
-            layer = refit_network(ffn, leave_out(ffn, removals.order[:count]), measured, ridge=context.ridge)
+            layer = refit_network(ffn, leave_out(ffn, removals.order[:count]), measured, ridge=ridge)
             with replaced([ffn], [layer]):
                 distances.append(probe.distance())
         profiles.append(Profile(removals.costs.cpu().numpy(), tuple(tried), tuple(distances)))
@@ -172,7 +175,7 @@ def measure_whole(context: PruningContext, calibration: Calibration) -> Iterator
     stream = Stream(context.loaded, calibration.batches)
     for ffn in context.feedforwards:
         stream.go_to(ffn)
-        yield measure(ffn, stream, mean_weight=context.mean_weight)
+        yield measure(ffn, stream, mean_weight=context.mean_weight, weighs_tokens=context.weighs_tokens)
 
 
 def leave_out(ffn: FeedForward, gone: Tensor) -> LayerPlan:
