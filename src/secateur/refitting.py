@@ -23,6 +23,9 @@ from secateur.refit import Drift, refit_down, relative_output_error
 from secateur.results import LayerPlan, Update
 from secateur.walking import Measurable, PrunedStream, Stream, Totals
 
+FLATTEST = 1e-3
+"""Least variance of a token's states, in units of their mean, so that no token counts for all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -38,8 +41,6 @@ class Measured:
     """What its output is to make up for besides, since networks before it are pruned; None: nothing."""
 
 
-FLATTEST = 1e-3
-"""Least variance of a token's states, in units of their mean, so that no token counts for all."""
 Choose = Callable[[int, Measured], LayerPlan]
 """Called as choose(place, measured); the neurons of that network that stay."""
 
@@ -178,7 +179,7 @@ def measure(
         wanted = None if whole is None else whole.read_total(number)  # first, while little else is held
         found = model.read(number)
         roots = norm_scales(found.total) if weighs_tokens else None
-        counted = partial(count, roots=roots, rows=found.rows, mean_weight=mean_weight)
+        counted = partial(weigh, roots=roots, rows=found.rows, mean_weight=mean_weight)
         apart = moments.add(found.activations, counted)
         if wanted is not None:
             lacking, ones = counted(drift_share * (wanted - found.total)), counted(torch.ones_like(wanted[:, :1]))
@@ -202,8 +203,8 @@ def norm_scales(total: Tensor) -> Tensor:
     return variance.clamp(min=FLATTEST * variance.mean()).rsqrt()
 
 
-def count(values: Tensor, *, roots: Tensor | None, rows: Tensor, mean_weight: float) -> Tensor:
-    """(n, features) such that sums of x y^T count tokens by the squares of the (n,) roots, and texts' means."""
+def weigh(values: Tensor, *, roots: Tensor | None, rows: Tensor, mean_weight: float) -> Tensor:
+    """(n, features) such that sums of x y^T weigh tokens by the squares of the (n,) roots, and texts' means besides."""
     return stress_means(values if roots is None else values * roots[:, None], rows, mean_weight)
 
 
