@@ -83,14 +83,20 @@ def test_the_second_network_is_fitted_to_the_whole_models_stream_in_the_model_pr
 
 
 @pytest.mark.parametrize(
-    ("case", "weighs"), [("bert", True), ("albert", True), ("llama", False), ("modernbert", False)]
+    ("case", "weighs"),
+    [("bert", True), ("albert", True), ("bert-model", False), ("llama", False), ("modernbert", False)],
 )
-def test_tokens_are_weighed_where_the_norm_comes_after_the_sum(case, weighs):
+def test_tokens_are_weighed_where_the_norm_comes_after_the_sum_and_the_output_is_no_mean(case, weighs):
     assert open_on(case).weighs_tokens == weighs
     assert not open_on(case, token_weights=False).weighs_tokens
+    assert open_on(case, token_weights=True).weighs_tokens
 
 
-def test_tokens_all_count_alike_if_asked():
+def test_tokens_are_not_weighed_where_the_residual_stream_is_not_known():
+    assert not open_on("gemma2", token_weights=True).weighs_tokens
+
+
+def test_tokens_are_weighed_or_count_alike_as_asked():
     found = []
     for weighs in (True, False):
         context = open_on("bert-model", method="magnitude", ridge=0.2, token_weights=weighs)
@@ -340,7 +346,8 @@ class TestChoice:
     @pytest.mark.parametrize("information", [True, False])
     @pytest.mark.parametrize("case", ["llama", "bert-model"])
     def test_all_at_once_it_chooses_and_refits_by_the_same_measurements(self, case, information):
-        context = open_on(case, in_turn=False, ridge=0.2, information=information)
+        weighs = case == "bert-model"
+        context = open_on(case, in_turn=False, ridge=0.2, information=information, token_weights=weighs)
         batches = context.noised.batches
         assert not torch.equal(batches[0]["input_ids"], context.calibration.batches[0]["input_ids"])
         for place, layer in enumerate(make_plan(context).layers):
@@ -359,7 +366,7 @@ class TestChoice:
     @pytest.mark.parametrize("information", [True, False])
     @pytest.mark.parametrize("case", ["llama", "bert-model"])
     def test_in_turn_it_chooses_by_what_is_read_behind_the_pruned_networks_and_by_what_lacks(self, case, information):
-        context = open_on(case, information=information, drift=0.5)
+        context = open_on(case, information=information, drift=0.5, token_weights=case == "bert-model")
         first, second = make_plan(context).layers
         whole = read_all(context.loaded, 1, context.noised.batches)
         student = read_all(cut_copy(context, [first]), 1, context.noised.batches)
@@ -449,7 +456,7 @@ def test_all_tokens_count_in_a_classifiers_last_network_if_its_head_takes_their_
         ("llama", {"token_noise": 0.5}),
         ("llama", {"keep": 0.03}),
         ("bert-model", {"mean_weight": 30.0}),
-        ("bert-model", {"token_weights": False}),
+        ("bert-model", {"token_weights": True}),
     ],
 )
 def test_what_was_measured_under_one_recipe_is_not_taken_for_what_another_asks(case, changed):

@@ -86,13 +86,9 @@ class Row:
     """Whether all neurons have the same ridge, in units of the mean second moment."""
     has_held_out_ridge: bool = False
     """Whether each layer's ridge is told by held-out tokens."""
-    weighs_tokens: bool = False
-    """Whether a token's error counts as norms would make it, though they come first in this model."""
 
     def refit(self) -> AbstractContextManager[object]:
         """The context that the row is made in."""
-        if self.weighs_tokens:
-            return patch.object(PruningContext, "weighs_tokens", True)
         alike = partial(refitting.refit_down, is_isotropic=True)
         return patch.object(refitting, "refit_down", alike) if self.has_one_ridge else nullcontext()
 
@@ -160,7 +156,7 @@ ROWS: Mapping[str, Row] = {
     "one ridge for all, 0.1": replace(_refitting(ridge=0.1), base="ridge 0.1", has_one_ridge=True),
     "ridge by held-out tokens": replace(_refitting(), has_held_out_ridge=True),
     "all of the drift": Row(6, "secateur", {"drift": 1.0}),
-    "tokens weighed as by a norm": Row(6, "secateur", weighs_tokens=True),
+    "tokens weighed as by a norm": Row(6, "secateur", {"token_weights": True}),
     **{f"widths: {name}": Row(7, "global, all at once", AT_ONCE, widths=name) for name in ALLOCATIONS},
     **{f"{tokens:,} tokens": _reading(calibration_tokens=tokens) for tokens in (1024, 4096, 65536, 131072)},
     "Python's documentation": _reading(calibration=None),

@@ -22,6 +22,8 @@ minilm-pairs() { # validation pairs, on which constants were tuned, and all othe
   pairs "$made/pairs" minilm-pairs secateur,osscar on 3
   pairs "$made/pairs" minilm-pairs-others kcm on 1
   pairs "$made/pairs" minilm-pairs-published osscar,kcm off 1
+  pairs "$SECATEUR_DATA" minilm-stsb-weighted secateur on 3 --token-weights # not the default where texts' means are given
+  pairs "$made/pairs" minilm-pairs-weighted secateur on 3 --token-weights
 }
 
 tiny() {

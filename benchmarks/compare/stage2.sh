@@ -21,5 +21,5 @@ run global secateur global on 3 0.9,0.8,0.6
 run global-flap flap global on 3 0.9,0.8
 run global-llm-pruner llm-pruner global on 3 0.6
 run global-others llm-pruner global on 1 0.9,0.8
-run global-published flap global off 1 0.9,0.8
-run global-published-0.6 llm-pruner global off 1 0.6
+run global-published flap global off 3 0.9,0.8
+run global-published-0.6 llm-pruner global off 3 0.6

@@ -112,8 +112,9 @@ class Recipe(BaseModel):
     """Share of calibration tokens that random ones replace, for `secateur` and where networks are refitted in turn."""
     drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
     """Share of the difference to the unpruned model's hidden states that a refit in turn makes up for."""
-    token_weights: bool = True
-    """Weigh tokens as the norm after the network does, in refits in turn and `secateur` (BERT and its like)."""
+    token_weights: bool | None = None
+    """Weigh tokens as a norm after the network does, in refits in turn and `secateur` (default: where one comes after
+    the sum, as in BERT, unless the model gives texts' means)."""
     mean_weight: float = _bounded(1.0, "a number of at least 0", ge=0, allow_inf_nan=False)
     """Weight of each text's mean beside its tokens, in refits in turn and `secateur`, where encoders give that mean."""
     allocation: Literal["uniform", "global"] = "uniform"

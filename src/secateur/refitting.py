@@ -58,7 +58,7 @@ class Refittable(Measurable, Protocol):
 
     @property
     def weighs_tokens(self) -> bool:
-        """Whether a token's error counts as the norm after the network makes it."""
+        """Whether a token's error counts as a norm of what the residual stream then is would make it."""
 
     @property
     def mean_weight(self) -> float:
@@ -167,7 +167,7 @@ def measure(
         whole: the unpruned model, has gone to it too; None where only the network's own output counts.
         drift_share: of what it lacks, to be made up for.
         mean_weight: not negative.
-        weighs_tokens: for families whose norms come after the sum.
+        weighs_tokens: best where that norm is next.
 
     Raises:
         InputError: activations are not finite, or there are fewer than 8 rows of them.

@@ -160,8 +160,14 @@ class PruningContext:
 
     @property
     def weighs_tokens(self) -> bool:
-        """Whether a token's error counts as the norm after the network makes it, in a refit in turn and `secateur`."""
-        return self.recipe.token_weights and find_residual(self.loaded.family, self.loaded.model.config) == "up input"
+        """Whether a token's error counts as a norm of what the residual stream then is would make it.
+
+        In a refit in turn and `secateur`. By default where such a norm is next and the model doesn't give texts' means.
+        """
+        residual, asked = find_residual(self.loaded.family, self.loaded.model.config), self.recipe.token_weights
+        if asked is None:
+            return residual == "up input" and self.loaded.pooling != "mean"
+        return asked and residual != "unknown"
 
     @property
     def mean_weight(self) -> float:
