@@ -106,8 +106,8 @@ class Recipe(BaseModel):
     noise: float | None = _bounded(None, "a number of at least 0", ge=0, allow_inf_nan=False)
     """Noise that `secateur` assumes in each activation, as a share of its second moment (default: as `ridge`)."""
     ridge: float | None = _bounded(None, "a number of at least 1e-6", ge=1e-6, allow_inf_nan=False)
-    """Noise that a refit assumes, as a share of each second moment (default: 0.3 for decoders, else 0.01, or more where
-    there are fewer than 14 tokens a neuron)."""
+    """Noise that a refit assumes, as a share of each second moment (default: 0.3 for decoders, else 0.01, and at least
+    0.14 x neurons / tokens)."""
     token_noise: float = _bounded(0.1, "in [0, 1)", ge=0, lt=1)
     """Share of calibration tokens that random ones replace, for `secateur` and where networks are refitted in turn."""
     drift: float = _bounded(0.5, "in [0, 1]", ge=0, le=1)
