@@ -18,10 +18,10 @@ minilm-pairs() { # validation pairs, on which constants were tuned, and all othe
       --data "$1" --out "$out/$2" "${@:6}"
   }
   pairs "$SECATEUR_DATA" minilm-stsb secateur,osscar both 3
-  pairs "$SECATEUR_DATA" minilm-stsb-others importance,flap,wanda-sp,kcm both 1
+  pairs "$SECATEUR_DATA" minilm-stsb-others importance,flap,wanda-sp,kcm both 3
   pairs "$made/pairs" minilm-pairs secateur,osscar on 3
-  pairs "$made/pairs" minilm-pairs-others kcm on 1
-  pairs "$made/pairs" minilm-pairs-published osscar,kcm off 1
+  pairs "$made/pairs" minilm-pairs-others kcm on 3
+  pairs "$made/pairs" minilm-pairs-published osscar,kcm off 3
   pairs "$SECATEUR_DATA" minilm-stsb-weighted secateur on 3 --token-weights # not the default where texts' means are given
   pairs "$made/pairs" minilm-pairs-weighted secateur on 3 --token-weights
   pairs "$made/pairs" minilm-pairs-seed-3 secateur,osscar on 3 --seed 3 # three more draws
