@@ -30,6 +30,7 @@ from secateur.models.families import find_feedforwards
 from secateur.models.loading import load_model
 from secateur.models.sizes import measure_size
 from secateur.recipe import PRESETS
+from secateur.reporting import find_record
 from secateur.texts import default_passages
 from tiny_tasks import BAD, GOOD, flowers, write_task
 
@@ -509,11 +510,14 @@ class TestFiles:
             for point in row["points"]:
                 shown = f"{point['gap']:+.4f} ± {point['gap_standard_error']:.4f} ({point['gap_spread']:.4f})"
                 assert shown in markdown
-        assert str(place) not in (tmp_path / "compare.json").read_text() + markdown
-        assert {path.name for path in result.files} == {f"compare.{e}" for e in ("json", "csv", "md", "png", "svg")}
+        page = (tmp_path / "report.html").read_text() + (tmp_path / "report.json").read_text()
+        assert str(place) not in (tmp_path / "compare.json").read_text() + markdown + page
+        written = {f"compare.{ending}" for ending in ("json", "csv", "md", "png", "svg")}
+        assert {path.name for path in result.files} == written | {"report.html", "report.json"}
+        assert find_record(tmp_path).rows == result.rows
         assert all(path.is_file() for path in result.files)
 
-    def test_without_matplotlib_there_is_no_plot_but_a_hint(self, place, tmp_path, monkeypatch):
+    def test_without_the_extra_there_is_no_report_but_a_hint(self, place, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         result = compare(settings_in(place, tmp_path, methods="random", keep="0.5", refit="off"))
         assert any("pip install matplotlib" in warning for warning in result.warnings)

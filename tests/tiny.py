@@ -125,11 +125,11 @@ CASES = {
 }
 
 
-def make_model(case: str, *, seed: int = 0, attention: str | None = None):
+def make_model(case: str, *, seed: int = 0, attention: str | None = None, **changes):
     """A tiny model in evaluation mode, with weights large enough for neurons to matter (T5 starts out large)."""
     class_name, config_name, settings, _ = CASES[case]
     torch.manual_seed(seed)
-    config = getattr(transformers, config_name)(**settings)
+    config = getattr(transformers, config_name)(**settings | changes)
     if attention:
         config._attn_implementation = attention
     model = getattr(transformers, class_name)(config)

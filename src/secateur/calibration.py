@@ -21,12 +21,14 @@ from secateur.models.loading import LoadedModel
 from secateur.recipe import Recipe
 from secateur.results import CalibrationSummary
 from secateur.tasks import find_task, read_examples
-from secateur.texts import TextSource, open_texts
+from secateur.texts import TextSource, default_passages, open_texts
 
 CalibrationInput = str | Path | Sequence[str] | Iterable[Batch] | None
 BLOCK_CHARACTERS = 1 << 16
 """Characters of running text that are tokenised at once."""
 MIN_TOKENS = 256
+UNSEEN_TOKENS, UNSEEN_WINDOW = 768, 128
+"""Tokens of text that pruning did not see, for a first look, and those in a window of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,18 @@ class Calibration:
         batches = ({name: value[parts[n]] for name, value in self.batches[n].items()} for n in used)
         labels = None if self.labels is None else tuple(self.labels[n][parts[n]] for n in used)
         return replace(self, batches=tuple(batches), labels=labels)
+
+    def head(self, tokens: int) -> Calibration:
+        """The first batches with so many tokens (padding too) or as few more as whole rows make."""
+        batches: list[Batch] = []
+        for batch in self.batches:
+            per_row = next(iter(batch.values()))[0].numel() if "input_ids" in batch else 1
+            rows = -(-tokens // per_row)
+            batches.append({name: value[:rows] for name, value in batch.items()})
+            tokens -= per_row * _count_rows(batches[-1])
+            if tokens <= 0:
+                break
+        return replace(self, batches=tuple(batches), labels=None)
 
     def draw_batches(self, rows: int, seed: int) -> tuple[Batch, ...]:
         """At most `rows` rows in whole batches and one cut short, taken in a seeded random order of the batches."""
@@ -113,6 +127,40 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
     summary = CalibrationSummary(texts.name, len(rows), tokens, texts.unread, hash_rows(rows))
     batches = tuple(_make_batches(rows, loaded, recipe.batch_size))
     return Calibration(batches, summary, is_running=loaded.family.kind == "decoder")
+
+
+def prepare_unseen(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe, used: Calibration) -> Calibration:
+    """A little more from where a calibration is from, after what it used (of a task: validation rows).
+
+    Where nothing is left, text that comes with Python, test part. Of batches from Python, and of what a model without
+    a tokenizer reads, some of what was used.
+
+    Args:
+        given: what the calibration was prepared from.
+        loaded: the model.
+        recipe: the settings that it was prepared by.
+        used: the calibration.
+    """
+    is_text = given is None or isinstance(given, str | Path) or (isinstance(given, Sequence) and _holds_texts(given))
+    if loaded.family.kind == "vision" or loaded.tokenizer is None or not is_text:
+        return used.head(UNSEEN_TOKENS)
+    if recipe.task is not None:
+        return _from_validation(loaded, recipe).head(UNSEEN_TOKENS)
+    length = min(find_length(loaded, None), UNSEEN_WINDOW) if loaded.family.kind == "decoder" else None
+    settings = {"max_length": length, "calibration_tokens": UNSEEN_TOKENS, "calibration_share": None}
+    if recipe.calibration_share is None and recipe.calibration != "-":
+        skip = recipe.calibration_skip + recipe.calibration_tokens
+        try:
+            return prepare_calibration(given, loaded, recipe.model_copy(update={**settings, "calibration_skip": skip}))
+        except InputError:  # nothing is left
+            pass
+    texts = recipe.model_copy(update={**settings, "calibration_skip": 0, "text_column": None})
+    found = prepare_calibration(default_passages("test"), loaded, texts)
+    return replace(found, summary=replace(found.summary, source="text that comes with Python, test part"))
+
+
+def _holds_texts(given: Sequence[Any]) -> bool:
+    return all(isinstance(text, str) for text in given)
 
 
 def take_tokens(texts: TextSource, tokenizer: Any | None, limit: int) -> list[int]:
@@ -263,6 +311,17 @@ def _from_task(loaded: LoadedModel, recipe: Recipe) -> Calibration:
     return Calibration(
         tuple(rows.batch(group) for group in groups), summary, tuple(rows.labels[group] for group in groups)
     )
+
+
+def _from_validation(loaded: LoadedModel, recipe: Recipe) -> Calibration:
+    """The first validation rows of a task, without their labels."""
+    task = find_task(str(recipe.task))
+    examples = read_examples(task, None if recipe.data is None else Path(recipe.data), "validation")
+    rows = tokenise(loaded, task, examples.at(range(min(len(examples), UNSEEN_TOKENS // 8))), recipe.max_length)
+    lengths = [len(row["input_ids"]) for row in rows.inputs]
+    digest = hash_rows([row["input_ids"] for row in rows.inputs])
+    summary = CalibrationSummary(examples.source, len(lengths), sum(lengths), "the rest", digest)
+    return Calibration(tuple(rows.batch(group) for group in batches_by_length(lengths, recipe.batch_size)), summary)
 
 
 def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:

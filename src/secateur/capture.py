@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -136,6 +136,13 @@ def multiply_by_itself(x: Tensor) -> Tensor:
         product[start:, start : start + size] = below
         product[start : start + size, start:] = below.T
     return product
+
+
+class Fitter(Protocol):
+    """Takes in the activations of one network."""
+
+    def update(self, rows: Tensor, candidates: Tensor, lengths: Tensor) -> object:
+        """Take in (n, K) activations of real tokens, (m, K) those that may be sampled, (B,) tokens of each text row."""
 
 
 class StatisticsFitter:
@@ -276,7 +283,7 @@ def run_body(model: Any, inputs: Mapping[str, Any]) -> None:
 @contextmanager
 def watched(
     feedforwards: Sequence[FeedForward],
-    fitters: Sequence[StatisticsFitter],
+    fitters: Sequence[Fitter],
     inputs: Batch,
     sampling: Sampling,
 ) -> Iterator[None]:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from secateur.calibration import take_tokens
 from secateur.checkpoint.staging import check_target
+from secateur.encoding import require_tokenizer
+from secateur.evaluation.looking import continue_texts
 from secateur.evaluation.perplexity import evaluate_perplexity
 from secateur.evaluation.speed import measure_latency
 from secateur.models.loading import LoadedModel, load_model, number_format, quiet_transformers
@@ -80,6 +80,7 @@ def run_demo(
     overwrite: bool = False,
     recipe: Recipe | None = None,
     test_tokens: int = TEST_TOKENS,
+    with_report: bool = False,
 ) -> DemoResult:
     """Prune a demo language model to 80 % width, write it to `out`, and measure it beside the original.
 
@@ -95,7 +96,7 @@ def run_demo(
     context = replace(open_context(loaded, None, recipe, progress), has_several_refits=True)
     ids = take_tokens(default_test_text(), loaded.tokenizer, test_tokens)
 
-    result = finish(context, make_plan(context))
+    result = finish(context, make_plan(context), with_report=with_report)
     result.save(out, overwrite=overwrite, progress=progress)
     uninformed = context.under(recipe.model_copy(update={"information": False}))
     plain = carry_out(make_plan(uninformed), loaded, in_place=False)
@@ -119,7 +120,7 @@ def _measure_both(
 ) -> tuple[Measured, Measured]:
     """The original and the pruned model, timed in turns."""
     loaded = result.loaded
-    models = (loaded.model, result.model)
+    models, prompt = (loaded.model, result.model), require_tokenizer(loaded.tokenizer)(PROMPT)["input_ids"]
     speeds = measure_latency(models, example_batch(loaded, 512), repetitions=5)
     before, after = (
         Measured(
@@ -127,7 +128,7 @@ def _measure_both(
             weight_bytes=stored,
             perplexity=evaluate_perplexity(model, ids, progress=progress).perplexity,
             tokens_per_second=speed.tokens_per_second,
-            sentence=_generate(model, loaded.tokenizer),
+            sentence=f"{PROMPT} {continue_texts(model, loaded.tokenizer, [prompt], NEW_TOKENS)[0]}",
         )
         for model, size, stored, speed in zip(
             models, (result.before, result.after), (_stored_bytes(loaded), pruned_bytes), speeds, strict=True
@@ -142,11 +143,3 @@ def _stored_bytes(loaded: LoadedModel) -> int:
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         model.save_pretrained(folder)
         return weight_bytes(Path(folder))
-
-
-def _generate(model: Any, tokenizer: Any) -> str:
-    inputs = tokenizer(PROMPT, return_tensors="pt").to(model.device)
-    with torch.inference_mode(), quiet_transformers():
-        ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-    text: str = tokenizer.decode(ids[0], skip_special_tokens=True)
-    return " ".join(text.split())

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from secateur.calibration import CalibrationInput, prepare_calibration
+from secateur.checkpoint.card import CardImage
 from secateur.checkpoint.manifest import describe_command, find_versions, public_settings
 from secateur.checkpoint.staging import MANIFEST_NAME
 from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
@@ -24,11 +25,16 @@ from secateur.methods import PruningContext, check_context, check_recipe, find_m
 from secateur.models.cutting import ROUND_TO, apply, cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
+from secateur.models.safety import bytes_on_disk, weight_bytes
 from secateur.models.sizes import measure_size
 from secateur.recipe import Recipe, make_recipe, parse_layers
 from secateur.refitting import Measured, refit_in_turn, refit_network
+from secateur.report.page import require_report
+from secateur.reporting import write_checkpoint_report
 from secateur.results import CalibrationSummary, LayerPlan, ModelSize, Progress, PruningPlan, no_progress
+from secateur.results.record import Provenance, PruneRecord
 from secateur.selection.ranking import round_width
+from secateur.surveying import Observation, Views, conclude, find_survey_warnings, observe
 from secateur.texts import open_texts
 from secateur.walking import counts_first_only
 
@@ -70,6 +76,8 @@ class PruneResult:
     """Speeds of the choice, such as "candidates per second"; empty where there is nothing to tell."""
     is_from_recipe: bool
     """Whether the recipe alone says what was read (rather than texts or batches given from Python)."""
+    views: Views | None = field(default=None, repr=False)
+    """What its report shows beside the above; None where none was asked for."""
 
     @property
     def relative_ffn_flops(self) -> float:
@@ -90,11 +98,54 @@ class PruneResult:
         """
         progress("writing and verifying", 0, 1)
         command = self._describe_making(Path(out).name)
+        manifest = self._manifest(command)
         record = CheckpointRecord(
-            self.plan, self.before, self.after, self.calibration, self._manifest(command), command
+            plan=self.plan,
+            before=self.before,
+            after=self.after,
+            calibration=self.calibration,
+            manifest=manifest,
+            command=command,
+            write_report=lambda folder: self._write_report(folder, manifest),
         )
         write_checkpoint(replace(self.loaded, model=self.model), record, self.example, Path(out), overwrite=overwrite)
         progress("writing and verifying", 1, 1)
+
+    def _write_report(self, folder: Path, manifest: Mapping[str, Any]) -> list[CardImage]:
+        """The report, if one was asked for, beside weights that are written; gives back images for the card."""
+        if self.views is None:
+            return []
+        return write_checkpoint_report(self._record(manifest, weight_bytes(folder)), folder)
+
+    def _record(self, manifest: Mapping[str, Any], bytes_after: int) -> PruneRecord:
+        """What the report shows."""
+        assert self.views is not None
+        read, source = self.calibration, self.loaded.source
+        is_same_format = source is not None and source.gguf_file is None
+        hashes = {f"weights {when}": found for when, found in manifest["weights_sha256"].items()}
+        return PruneRecord(
+            model=self.loaded.name,
+            method=self.plan.method,
+            keep=self.plan.keep,
+            kept_fraction=self.plan.kept_fraction,
+            before=self.before,
+            after=self.after,
+            bytes_before=bytes_on_disk(source) if source is not None and is_same_format else None,
+            bytes_after=bytes_after,
+            calibration=f"{read.tokens:,} tokens from {read.source}",
+            look=self.views.look,
+            information=self.views.information,
+            networks=self.views.networks,
+            warnings=(*self.warnings, *find_survey_warnings(self.views.networks)),
+            provenance=Provenance(
+                command=manifest["command"],
+                settings=manifest["recipe"],
+                versions=manifest["versions"],
+                hashes={**hashes, "calibration token ids": read.sha256},
+                machine={"device": self.loaded.card, "threads": self.threads},
+                seconds=manifest["seconds"],
+            ),
+        )
 
     def _describe_making(self, out: str) -> str:
         """The command that does it again; from Python, only the call can be named."""
@@ -130,6 +181,7 @@ def prune(
     calibration: CalibrationInput = None,
     tokenizer: Any | None = None,
     recipe: Recipe | None = None,
+    with_report: bool = False,
     progress: Progress = no_progress,
     **settings: Any,
 ) -> PruneResult:
@@ -141,6 +193,7 @@ def prune(
             Python.
         tokenizer: for a transformers model given as such.
         recipe: the settings; or give them by name.
+        with_report: look at both models, so that `save` writes report.html beside the weights (extra `report`).
         progress: called as progress(phase, done, total).
         **settings: fields of `Recipe` by name: keep=0.6, method="redundancy", refit=True, seed=0, ...
 
@@ -153,6 +206,8 @@ def prune(
     if isinstance(calibration, str | Path):
         recipe = recipe.model_copy(update={"calibration": str(calibration)})
     check_recipe(recipe)
+    if with_report:
+        require_report()
     if recipe.calibration is not None:
         open_texts(recipe.calibration, recipe.text_column)  # a wrong path is told before the model is read
     clock = Clock()
@@ -173,6 +228,8 @@ def prune(
             clock,
             in_place=not isinstance(model, nn.Module),
             is_from_recipe=calibration is None or isinstance(calibration, str | Path),
+            with_report=with_report,
+            given=None if isinstance(calibration, str | Path) else calibration,
         )
 
 
@@ -183,13 +240,26 @@ def finish(
     *,
     in_place: bool = False,
     is_from_recipe: bool = True,
+    with_report: bool = False,
+    given: CalibrationInput = None,
 ) -> PruneResult:
-    """Carry out a plan and gather the result."""
+    """Carry out a plan and gather the result; for a report, look at the model before and after.
+
+    `given` is what the calibration was prepared from, where the recipe does not say it.
+    """
     clock, loaded = clock or Clock(), context.loaded
     before = measure_size(loaded.model, loaded.family)
     warnings = (*loaded.warnings, *find_warnings(context, plan))
+    observed: Observation | None = None
+    if with_report:
+        with clock.phase("looking at the model"):
+            observed = observe(context, plan.layers, given)
     with clock.phase("cutting"):
         pruned = carry_out(plan, loaded, in_place=in_place)
+    views: Views | None = None
+    if observed is not None:
+        with clock.phase("looking at the model"):
+            views = conclude(observed, replace(loaded, model=pruned))
     return PruneResult(
         model=pruned,
         plan=plan,
@@ -205,6 +275,7 @@ def finish(
         information_backends=context.information_backends,
         rates=dict(context.rates),
         is_from_recipe=is_from_recipe,
+        views=views,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ def require_matplotlib() -> None:
         raise InputError("plots need matplotlib: pip install matplotlib") from None
 
 
-def write_plot(draw: Callable[[Any], None], stem: Path, size: tuple[float, float]) -> list[Path]:
-    """Write a plot as SVG, the same bytes for the same figures, and as PNG; `size` is in inches."""
+def write_plot(
+    draw: Callable[[Any], None], stem: Path, size: tuple[float, float], endings: Sequence[str] = ("svg", "png")
+) -> list[Path]:
+    """Write a plot as SVG and PNG, or one of them, the same bytes for the same figures; `size` is in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "secateur", "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(stem.with_suffix(".png"), dpi=110)
-    return [stem.with_suffix(".svg"), stem.with_suffix(".png")]
+        for ending in endings:
+            figure.savefig(stem.with_suffix(f".{ending}"), dpi=110, metadata={"Date": None} if ending == "svg" else {})
+    return [stem.with_suffix(f".{ending}") for ending in endings]

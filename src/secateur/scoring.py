@@ -79,11 +79,6 @@ def example_batch(loaded: LoadedModel, length: int) -> Batch:
     return add_decoder_input(batch, loaded.model) if loaded.family.kind == "encoder-decoder" else batch
 
 
-def is_language_model(loaded: LoadedModel) -> bool:
-    """Whether perplexity is defined for the model."""
-    return type(loaded.model).__name__.endswith(("ForCausalLM", "LMHeadModel")) and loaded.family.kind == "decoder"
-
-
 def score_text(
     loaded: LoadedModel,
     text: str | None,
@@ -100,7 +95,7 @@ def score_text(
         InputError: the model is no causal language model, or the other one has another tokenizer.
     """
     for model in (loaded, against):
-        if model is not None and not is_language_model(model):
+        if model is not None and not model.is_language_model:
             raise InputError(f"{type(model.model).__name__} has no perplexity; {how_to_score(model)}")
     source = open_texts(text) if text is not None else default_test_text()
     ids = take_tokens(source, loaded.tokenizer, tokens)
@@ -167,7 +162,7 @@ def score_task(
 
 def how_to_score(loaded: LoadedModel) -> str:
     """What the kind of model can be scored on, in words."""
-    if is_language_model(loaded):
+    if loaded.is_language_model:
         return "score it by perplexity"
     if loaded.family.kind == "encoder":
         return "score it with --against OTHER or --task NAME"

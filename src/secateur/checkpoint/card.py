@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,16 @@ from secateur.results import CalibrationSummary, ModelSize, PruningPlan
 
 SOURCE_CARD = "README.source.md"
 """Name under which the original model's card is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardImage:
+    """An image that a card shows."""
+
+    file: str
+    """Its path from the card."""
+    alt: str
+    """What it shows, in words."""
 
 
 def write_card(
@@ -26,6 +38,7 @@ def write_card(
     calibration: CalibrationSummary,
     command: str,
     original: Path | None,
+    images: Sequence[CardImage] = (),
 ) -> None:
     """Write README.md: what was pruned, how, and what it measures. The licence of the original's card carries over."""
     rows = [
@@ -52,6 +65,9 @@ labels, gradients or retraining. It loads like any other checkpoint.
 
 The folder `secateur` holds the plan (kept neurons and new weights) and a manifest (settings, versions, hashes).
 """
+    if images:
+        shown = "\n\n".join(f"![{_as_alt(image.alt)}]({image.file})" for image in images)
+        text += f"\n{shown}\n\n`report.html` shows more: open it in a browser.\n"
     _save(folder, text, ["secateur", "pruning"], base_model if is_published else None, original)
 
 
@@ -92,6 +108,11 @@ def _save(folder: Path, text: str, tags: list[str], base_model: str | None, orig
 
 def _link(base_model: str, is_published: bool) -> str:
     return f"[{base_model}](https://huggingface.co/{base_model})" if is_published else base_model
+
+
+def _as_alt(text: str) -> str:
+    """Text as it may stand in an image's brackets."""
+    return re.sub(r"([\\\[\]<>`])", r"\\\1", " ".join(text.split()))
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> str:

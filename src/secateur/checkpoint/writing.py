@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from secateur.checkpoint.card import SOURCE_CARD, write_card
+from secateur.checkpoint.card import SOURCE_CARD, CardImage, write_card
 from secateur.checkpoint.config import write_config
 from secateur.checkpoint.plans import PLAN_FOLDER, save_plan
 from secateur.checkpoint.staging import MARKER, check_target, staged
@@ -37,8 +37,15 @@ WEIGHT_SUFFIXES = {
     ".ot",
     ".tflite",
 }
-REPLACED_FILES = {"config.json", "README.md", "model.safetensors.index.json", "pytorch_model.bin.index.json"}
-OTHER_RUNTIMES = {"onnx", "openvino", "coreml"}
+REPLACED_FILES = {
+    "config.json",
+    "README.md",
+    "report.html",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+}
+LEFT_FOLDERS = {"onnx", "openvino", "coreml", PLAN_FOLDER}
+"""Weights of other runtimes, and what an earlier pruning of the original left."""
 VERIFIED_ROWS, VERIFIED_TOKENS = 2, 64
 
 
@@ -58,6 +65,8 @@ class CheckpointRecord:
     """Recipe, versions, hashes, timings."""
     command: str
     """The command line or call that does it again."""
+    write_report: Callable[[Path], Sequence[CardImage]] = lambda folder: ()
+    """Writes a report into the folder, and gives back images for the card."""
 
 
 def write_checkpoint(
@@ -92,6 +101,7 @@ def write_checkpoint(
             calibration=record.calibration,
             command=record.command,
             original=original,
+            images=record.write_report(folder),
         )
 
     write_folder(pruned, out, example, manifest=record.manifest, write_beside=write_beside, overwrite=overwrite)
@@ -150,8 +160,8 @@ def copy_other_files(original: Path, folder: Path) -> None:
     for path in sorted(original.rglob("*")):
         name = path.relative_to(original)
         hidden = any(part.startswith(".") for part in name.parts)
-        is_weight = path.suffix in WEIGHT_SUFFIXES or name.parts[0] in OTHER_RUNTIMES
-        if not path.is_file() or hidden or is_weight or str(name) in REPLACED_FILES - {"README.md"}:
+        is_left = path.suffix in WEIGHT_SUFFIXES or name.parts[0] in LEFT_FOLDERS
+        if not path.is_file() or hidden or is_left or str(name) in REPLACED_FILES - {"README.md"}:
             continue
         if allowed not in path.resolve().parents:
             continue

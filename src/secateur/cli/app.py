@@ -24,6 +24,7 @@ BERT_TINY = "google/bert_uncased_L-2_H-128_A-2"
 FREEZE_HELP = "Leave the word embeddings as they are; helps where there are few rows."
 TASK_HELP = "sst2, stsb, mrpc, qqp or qnli for a classifier; stsb-embeddings: Spearman of sentence-embedding cosines."
 CALIBRATION_HELP = "Text to measure on (default: the training rows of a labelled task, or text that comes with Python)."
+Report = Annotated[bool, typer.Option(help="Write report.html beside the results (extra `report`).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -37,10 +38,11 @@ def prune_command(
     recipe: Recipe,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if Secateur wrote it.")] = False,
+    report: Report = True,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Prune MODEL and write an ordinary, smaller checkpoint to OUT."""
+    """Prune MODEL and write an ordinary, smaller checkpoint to OUT, with a report."""
     from secateur.models.source import find_source
 
     source = find_source(model, recipe.revision)  # before the heavy imports: a mistyped name is told at once
@@ -55,8 +57,9 @@ def prune_command(
     if dry_run:
         _print_dry_run(model, recipe, as_json=as_json)
         return
+    with_report = report and _can_report()
     with progress_on_stderr() as progress:
-        result = pipeline.prune(model, recipe=recipe, progress=progress)
+        result = pipeline.prune(model, recipe=recipe, with_report=with_report, progress=progress)
         result.save(out, overwrite=overwrite, progress=progress)
     for warning in result.warnings:
         warn(warning)
@@ -67,6 +70,28 @@ def prune_command(
     read = result.calibration
     say(f"read {read.tokens:,} tokens in {read.rows:,} rows from {read.source}; left unread: {read.unread}")
     say(f"wrote {out} (read back and verified)")
+    if with_report:
+        _point_to_report(out)
+
+
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="What secateur prune or compare wrote.")],
+    *,
+    figures: Annotated[bool, typer.Option("--figures", help="Write each figure as PNG and SVG too.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make report.html again from what a run kept in FOLDER, without the model."""
+    from secateur.reporting import IMAGES_FOLDER, write_figures, write_page_again
+
+    record, page = write_page_again(folder)
+    with progress_on_stderr() as progress:
+        images = write_figures(record, folder / IMAGES_FOLDER, progress) if figures else []
+    if as_json:
+        print_json({"page": str(page), "figures": [str(path) for path in images]})
+        return
+    say(f"wrote {page}" + (f" and {len(images)} images in {folder / IMAGES_FOLDER}" if images else ""))
 
 
 @app.command("finetune")
@@ -266,12 +291,12 @@ def evaluate_command(
     rows, content = profile_rows(loaded, measured), describe_profile(loaded, measured)
     wants_score = any(option is not None for option in (text, tokens, against, task))
     try:
-        if wants_score or scoring.is_language_model(loaded):
+        if wants_score or loaded.is_language_model:
             other = load_model(against, dtype=checked.dtype, device=checked.device) if against else None
             with progress_on_stderr() as progress:
                 if task is not None:
                     more = describe_task(loaded, task, data, progress)
-                elif other is not None and not scoring.is_language_model(loaded):
+                elif other is not None and not loaded.is_language_model:
                     more = describe_embeddings(loaded, other, text, progress)
                 else:
                     more = describe_text(loaded, text, tokens or 8192, window, stride, other=other, progress=progress)
@@ -317,8 +342,9 @@ def demo_command(
     from secateur.cli.reports import demo_rows
     from secateur.demo import run_demo
 
+    with_report = _can_report()
     with progress_on_stderr() as progress:
-        result = run_demo(out, progress, overwrite=overwrite)
+        result = run_demo(out, progress, overwrite=overwrite, with_report=with_report)
     if as_json:
         print_json(result.as_json())
         return
@@ -326,6 +352,8 @@ def demo_command(
     for label, sentence in (("before", result.before.sentence), ("after", result.after.sentence)):
         say(f"{label}: {sentence}")
     say(f"wrote {out} in {result.seconds:.0f} s; load it with AutoModelForCausalLM.from_pretrained('{out}')")
+    if with_report:
+        _point_to_report(out)
 
 
 @app.command("methods")
@@ -377,6 +405,24 @@ def _print_listing(title: str, columns: tuple[str, ...], rows: Sequence[tuple[st
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
         print_table(title, columns, rows)
+
+
+def _can_report() -> bool:
+    """Whether a report can be made; if not, how to get what it needs is told."""
+    from secateur.report.page import require_report
+
+    try:
+        require_report()
+    except InputError as error:
+        warn(f"{error}; going on without")
+        return False
+    return True
+
+
+def _point_to_report(folder: Path) -> None:
+    from secateur.report.stored import PAGE_NAME
+
+    say(f"open {folder / PAGE_NAME} in a browser to see what came of it")
 
 
 def _print_dry_run(model: str, recipe: Recipe, *, as_json: bool) -> None:

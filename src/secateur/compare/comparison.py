@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,21 @@ from secateur.checkpoint.manifest import find_versions, public_settings
 from secateur.compare.contenders import Contender, Entrants, find_entrants, keep_able, left_out_of_presets
 from secateur.compare.costs import watch_memory
 from secateur.compare.entries import Entry
-from secateur.compare.plot import draw_comparison, size_plot
 from secateur.compare.quality import Metric, Quality, open_scorer
 from secateur.compare.settings import CELLS, Settings, check_data
-from secateur.compare.tables import Row, as_csv, as_document, describe_rows, make_rows, table_columns, table_rows
+from secateur.compare.tables import as_csv, as_document, describe_rows, make_rows, table_columns, table_rows
 from secateur.compare.trials import Bench, Job, Trial, open_trials
 from secateur.errors import InputError
 from secateur.information import use_threads
 from secateur.models.loading import LoadedModel, hash_weights, load_model
 from secateur.models.source import find_source
 from secateur.pipeline import find_refit_warnings
-from secateur.plots import require_matplotlib, write_plot
+from secateur.report.figures import quality_plot
+from secateur.report.page import require_report
+from secateur.reporting import write_figure, write_folder_report
 from secateur.results import Progress, no_progress
+from secateur.results.comparison import Row
+from secateur.results.record import CompareRecord, Provenance
 
 PHASE = "comparing: cells"
 
@@ -142,18 +144,42 @@ def _report(settings: Settings, run: _Run) -> Comparison:
     markdown = as_document(title, rows, settings.keeps, metric, notes)
     (folder / "compare.md").write_text(markdown, encoding="utf-8")
     files = [folder / f"compare.{ending}" for ending in ("json", "csv", "md")]
-    warnings = [f"{title} was left out: {reason}" for title, reason in run.entrants.skipped.items()]
+    warnings = [*run.bench.loaded.warnings, *(_find_refit_warnings(run) if True in settings.refits else [])]
+    warnings += [f"{title} was left out: {reason}" for title, reason in run.entrants.skipped.items()]
+    found = Comparison(title, tuple(rows), metric, tuple(notes), tuple(warnings), content, tuple(files), settings.keeps)
     try:
-        require_matplotlib()
-        dense = run.dense.scores[metric.name]
-        draw = partial(draw_comparison, title=title, rows=rows, dense=dense, metric=metric)
-        files += write_plot(draw, folder / "compare", size_plot(rows))
+        require_report()
+        record = as_record(found)
+        files += [*write_folder_report(record, folder), *write_figure(quality_plot(record), folder, name="compare")]
+        return replace(found, files=tuple(files))
     except InputError as error:
-        warnings.append(str(error))
-    if True in settings.refits:
-        warnings = [*_find_refit_warnings(run), *warnings]
-    warnings = [*run.bench.loaded.warnings, *warnings]
-    return Comparison(title, tuple(rows), metric, tuple(notes), tuple(warnings), content, tuple(files), settings.keeps)
+        return replace(found, warnings=(*warnings, str(error)))
+
+
+def as_record(found: Comparison) -> CompareRecord:
+    """What the report of a comparison shows."""
+    content, metric = found.content, found.metric
+    read = {f"calibration token ids, trial {n}": t["calibration"]["sha256"] for n, t in enumerate(content["trials"])}
+    measuring = sum(trial["seconds_measuring"] or 0.0 for trial in content["trials"])
+    choosing = sum(cell["seconds_choosing"] for cell in content["cells"])
+    return CompareRecord(
+        model=content["model"],
+        metric=metric.name,
+        is_loss=metric.is_loss,
+        dense=content["dense"]["scores"][metric.name],
+        keeps=found.keeps,
+        rows=found.rows,
+        notes=found.notes,
+        warnings=found.warnings,
+        provenance=Provenance(
+            command=content["command"],
+            settings=content["recipe"],
+            versions=content["versions"],
+            hashes={"weights": content["weights_sha256"], **read},
+            machine=content["machine"],
+            seconds={"measuring": round(measuring, 1), "choosing and refitting": round(choosing, 1)},
+        ),
+    )
 
 
 def _find_refit_warnings(run: _Run) -> list[str]:

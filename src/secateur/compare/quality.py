@@ -18,7 +18,7 @@ from secateur.evaluation.classification import predict, require_head, score_pred
 from secateur.evaluation.embeddings import measure_cosines, read_stsb
 from secateur.evaluation.perplexity import evaluate_perplexity
 from secateur.models.loading import LoadedModel
-from secateur.scoring import EMBEDDINGS_TASK, default_test_text, how_to_score, is_language_model, require_encoder
+from secateur.scoring import EMBEDDINGS_TASK, default_test_text, how_to_score, require_encoder
 from secateur.tasks import TASKS, Examples, read_examples
 from secateur.texts import open_texts
 
@@ -127,7 +127,7 @@ def split_score(score: Callable[[Sequence[int]], float], rows: int) -> tuple[lis
 
 
 def _score_text(settings: Settings, loaded: LoadedModel) -> Scorer:
-    if not is_language_model(loaded):
+    if not loaded.is_language_model:
         is_encoder = loaded.family.kind == "encoder"
         how = "compare on a task: --task NAME --data DIR" if is_encoder else how_to_score(loaded)
         raise InputError(f"{type(loaded.model).__name__} has no perplexity; {how}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,30 +23,34 @@ BATCH_ROWS = 64
 def embed(loaded: LoadedModel, texts: Sequence[str], progress: Progress = no_progress) -> Tensor:
     """(rows, D) float32, unit length: each text's token states, pooled as the checkpoint says (mean by default)."""
     tokenizer = require_tokenizer(loaded.tokenizer)
-    model: Any = loaded.model
-    body = model.base_model
-    pooling = find_pooling(loaded.source)
-    if pooling not in ("first", "mean"):
-        raise InputError(f"embeddings are pooled by mean or cls here, {loaded.name} asks for {pooling}")
     length = find_length(loaded, None)
     rows = [tokenizer(text, truncation=True, max_length=length, verbose=False)["input_ids"] for text in texts]
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     result: Tensor | None = None
     for start in range(0, len(order), BATCH_ROWS):
         places = order[start : start + BATCH_ROWS]
-        batch = pad_rows([rows[place] for place in places], tokenizer.pad_token_id or 0)
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        with torch.inference_mode():
-            states = body(**batch).last_hidden_state.float()  # (B, T, D)
-        weights = batch["attention_mask"][..., None].float()
-        pooled = states[:, 0] if pooling == "first" else (states * weights).sum(dim=1) / weights.sum(dim=1)
+        pooled = embed_batch(loaded, pad_rows([rows[place] for place in places], tokenizer.pad_token_id or 0))
         if result is None:
             result = torch.zeros(len(rows), pooled.shape[1])
-        result[torch.tensor(places)] = torch.nn.functional.normalize(pooled, dim=1).cpu()
+        result[torch.tensor(places)] = pooled
         progress("embedding sentences", min(start + BATCH_ROWS, len(order)), len(order))
     if result is None:
         raise InputError("there are no sentences to embed")
     return result
+
+
+def embed_batch(loaded: LoadedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """(B, D) float32 on the CPU, unit length: the token states of each row, pooled as the checkpoint says."""
+    model: Any = loaded.model
+    pooling = find_pooling(loaded.source)
+    if pooling not in ("first", "mean"):
+        raise InputError(f"embeddings are pooled by mean or cls here, {loaded.name} asks for {pooling}")
+    inputs = {name: value.to(model.device) for name, value in batch.items()}
+    with torch.inference_mode():
+        states = model.base_model(**inputs).last_hidden_state.float()  # (B, T, D)
+    weights = inputs["attention_mask"][..., None].float()
+    pooled = states[:, 0] if pooling == "first" else (states * weights).sum(dim=1) / weights.sum(dim=1)
+    return torch.nn.functional.normalize(pooled, dim=1).cpu()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from secateur.information.widths import align_widths
 from secateur.results import MutualInformation
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 WidthRule = Literal["scott-scaled", "scott", "scott-layer"]
 WIDTH_RULES = ("scott-scaled", "scott", "scott-layer")
@@ -124,6 +124,18 @@ def mutual_information(
             settings = RenyiSettings(alpha, chosen, dtype, debias, seed, most_bytes)
             found = measure_renyi(batches, sigma, settings, progress)
     return replace(found, width=_as_array(sigma, dtype), width_over_std=_as_array(ratio, dtype), saturated=saturated)
+
+
+def find_widths(x: Tensor | np.ndarray[Any, Any], rule: WidthRule = "scott-scaled") -> tuple[NDArray[Any], bool]:
+    """(K,) r = kernel width / standard deviation by a rule, 0 of constant neurons; and whether the kernel is saturated.
+
+    Args:
+        x: (N, K) float, activations, all in one kernel.
+        rule: as `mutual_information` takes it.
+    """
+    data = _as_matrix(x)
+    ratio, saturated = _find_ratio([data], estimate_std(data), rule, gamma=1.0, beta=0.0, dtype=torch.float32)
+    return _as_array(ratio, "float32"), saturated
 
 
 def _measure_rows(

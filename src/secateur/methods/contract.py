@@ -282,6 +282,12 @@ class PruningContext:
         return self.once(("information", place, *self.information_key), measure)
 
     @property
+    def knows_information(self) -> bool:
+        """Whether the choice measured the information of every network, so that asking for it again costs nothing."""
+        places = range(len(self.feedforwards))
+        return all(("information", place, *self.information_key) in self._known for place in places)
+
+    @property
     def information_key(self) -> tuple[Any, ...]:
         """The settings that information depends on."""
         return tuple(getattr(self.recipe, name) for name in INFORMATION_SETTINGS)

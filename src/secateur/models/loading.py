@@ -48,6 +48,12 @@ class LoadedModel:
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
     @property
+    def is_language_model(self) -> bool:
+        """Whether it predicts next tokens, so that perplexity is defined for it."""
+        is_causal = type(self.model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+        return is_causal and self.family.kind == "decoder"
+
+    @property
     def reads_first_token(self) -> bool:
         """Whether of its last network's outputs only those at the first token of each row matter, to a classifier."""
         model: Any = self.model

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 try:
@@ -217,3 +219,18 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     first = torch.cat([-2 * a, left, torch.ones_like(left)], dim=-1)
     second = torch.cat([b, torch.ones_like(right), right], dim=-1).transpose(-1, -2).contiguous()
     return torch.matmul(first, second)
+
+
+def scale_classically(distance: NDArray[np.floating[Any]], dimensions: int) -> NDArray[np.float64]:
+    """(K, p) float64, points whose inner products are those that (K, K) distances would have if they were Euclidean.
+
+    Source:
+        Torgerson, "Multidimensional scaling: I. Theory and method", Psychometrika, 1952.
+    """
+    squared = np.square(distance)
+    centred = squared - squared.mean(axis=0) - squared.mean(axis=1, keepdims=True) + squared.mean()
+    values, vectors = np.linalg.eigh(-0.5 * centred)  # ascending
+    found = vectors[:, ::-1][:, :dimensions] * np.sqrt(np.maximum(values[::-1][:dimensions], 0.0))
+    points = np.zeros((len(distance), dimensions))
+    points[:, : found.shape[1]] = found
+    return points

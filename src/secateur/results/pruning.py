@@ -1,4 +1,4 @@
-"""Frozen dataclasses that travel between the steps; no behaviour beyond derived figures."""
+"""What pruning is measured by, decides, and leaves behind."""
 
 from __future__ import annotations
 

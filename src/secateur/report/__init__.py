@@ -1,0 +1,1 @@
+"""Reports: result dataclasses in, one page for a browser, images and JSON out. No model is in sight here."""

@@ -1,0 +1,92 @@
+"""Writing reports and their figures, and finding what they are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from secateur.checkpoint.card import CardImage
+from secateur.checkpoint.plans import PLAN_FOLDER
+from secateur.errors import InputError
+from secateur.plots import write_plot
+from secateur.report.figures import across_figures, card_figures, network_figures, quality_plot, size_bars
+from secateur.report.images import draw_figure, size_image
+from secateur.report.marks import Figure
+from secateur.report.page import require_report
+from secateur.report.stored import JSON_NAME, PAGE_NAME, read_record, write_page, write_record
+from secateur.results import Progress, no_progress
+from secateur.results.record import CompareRecord, PruneRecord, Record
+
+IMAGES_FOLDER = "figures"
+
+
+def write_checkpoint_report(record: PruneRecord, folder: Path) -> list[CardImage]:
+    """Write the page into a checkpoint, and beside its plan the record and three images, which are given back."""
+    write_record(record, folder / PLAN_FOLDER / JSON_NAME)
+    write_page(record, folder / PAGE_NAME)
+    figures = card_figures(record)
+    files = [write_figure(figure, folder / PLAN_FOLDER / IMAGES_FOLDER, ("png",))[0] for figure in figures]
+    names = [file.relative_to(folder).as_posix() for file in files]
+    return [CardImage(name, figure.alt) for name, figure in zip(names, figures, strict=True)]
+
+
+def write_folder_report(record: CompareRecord, folder: Path) -> list[Path]:
+    """Write the page, and the record, beside the results of a comparison."""
+    write_record(record, folder / JSON_NAME)
+    write_page(record, folder / PAGE_NAME)
+    return [folder / PAGE_NAME, folder / JSON_NAME]
+
+
+def find_record(folder: Path) -> Record:
+    """What a run left in a folder for its report.
+
+    Raises:
+        InputError: there is nothing, or it can't be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"FOLDER must be one that secateur prune or compare wrote, got {folder}")
+    places = [folder / JSON_NAME, folder / PLAN_FOLDER / JSON_NAME]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise InputError(f"there is no report in {folder} (neither {JSON_NAME} nor {PLAN_FOLDER}/{JSON_NAME})")
+    return read_record(path)
+
+
+def write_page_again(folder: Path) -> tuple[Record, Path]:
+    """Make the page of a folder from its record; gives back both."""
+    require_report()
+    record = find_record(folder)
+    try:
+        write_page(record, folder / PAGE_NAME)
+    except OSError as error:
+        raise InputError(f"{folder / PAGE_NAME} can't be written: {error.strerror or error}") from None
+    return record, folder / PAGE_NAME
+
+
+def write_figures(record: Record, folder: Path, progress: Progress = no_progress) -> list[Path]:
+    """Write every figure as SVG and PNG."""
+    figures = list(name_figures(record))
+    files = []
+    for number, (name, figure) in enumerate(figures):
+        files += write_figure(figure, folder, name=name)
+        progress("drawing figures", number + 1, len(figures))
+    return files
+
+
+def name_figures(record: Record) -> list[tuple[str, Figure]]:
+    """All figures of a record, each with the name of its files."""
+    if isinstance(record, CompareRecord):
+        return [("quality", quality_plot(record))]
+    found = [(figure.key, figure) for figure in (size_bars(record), *across_figures(record))]
+    for place, view in enumerate(record.networks):
+        found += [(f"network-{place:02}-{figure.key}", figure) for figure in network_figures(view, record.information)]
+    return found
+
+
+def write_figure(
+    figure: Figure, folder: Path, endings: Sequence[str] = ("svg", "png"), name: str | None = None
+) -> list[Path]:
+    """Write one figure into a folder (made if need be), named after its key unless a name is given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_plot(partial(draw_figure, figure=figure), folder / (name or figure.key), size_image(figure), endings)

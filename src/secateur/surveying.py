@@ -1,0 +1,285 @@
+"""A survey of a model's networks for people to look at: what a sample of their neurons have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from secateur.calibration import Calibration, CalibrationInput, prepare_unseen
+from secateur.capture import blaming_batch, run_body, watched
+from secateur.encoding import Batch
+from secateur.evaluation.looking import Impression, compare_impressions, take_impression
+from secateur.information import find_widths, mutual_information
+from secateur.methods.contract import PruningContext
+from secateur.models.feedforward import FeedForward
+from secateur.models.loading import LoadedModel
+from secateur.models.outputs import as_inputs
+from secateur.results import LayerPlan, MutualInformation
+from secateur.results.record import InformationSummary, Look, NetworkView
+from secateur.selection.distances import normalised_distance
+from secateur.selection.scaling import scale_classically
+
+MOST_NEURONS = 512
+"""Neurons of a network that are looked at, drawn at random where it has more."""
+MOST_SHUFFLED = 192
+"""Of these, those whose rows are shuffled for the baseline."""
+SURVEYED_TOKENS, TIMED_TOKENS = 512, 128
+"""Tokens of text that activations are read on, and those of a sequence that is timed."""
+KERNEL_ROWS = 100
+"""Rows of the kernels, where the choice did not measure information."""
+ALPHA, WIDTH = 2.0, 1.0
+"""Order of the entropy there (the one that costs least, and is exact), and r = kernel width / standard deviation."""
+CLUSTERS = 8
+BINS = 40
+Values = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was seen of the unpruned model, for the report of a pruning."""
+
+    unseen: Calibration
+    """Text that the choice did not see, as far as there is any."""
+    timed: Batch
+    """A sequence that latency is measured on."""
+    networks: tuple[NetworkView, ...]
+    """The networks that are pruned."""
+    information: InformationSummary
+    """What their information was measured by."""
+    impression: Impression
+    """What the model makes of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What a report shows beside sizes and settings."""
+
+    look: Look
+    """What the models make of some text."""
+    information: InformationSummary
+    """What information between neurons was measured by."""
+    networks: tuple[NetworkView, ...]
+    """The networks that were pruned."""
+
+
+def observe(context: PruningContext, layers: Sequence[LayerPlan], given: CalibrationInput) -> Observation:
+    """Look at the unpruned model, before it is cut; `given` is what its calibration was prepared from."""
+    loaded = context.loaded
+    unseen = prepare_unseen(given, loaded, context.recipe, context.calibration)
+    timed = unseen.head(1).batches[0]
+    timed = {name: value[:1, :TIMED_TOKENS] if value.ndim == 2 else value[:1] for name, value in timed.items()}
+    return Observation(
+        unseen=unseen,
+        timed=timed,
+        networks=survey(context, layers, unseen.head(SURVEYED_TOKENS).batches),
+        information=describe_survey(context, unseen.summary.source),
+        impression=take_impression(loaded, unseen.batches, timed),
+    )
+
+
+def conclude(observed: Observation, pruned: LoadedModel) -> Views:
+    """Look at the pruned model in the same way, and put the two side by side."""
+    batches, text = observed.unseen.batches, observed.unseen.summary.source
+    after = take_impression(pruned, batches, observed.timed)
+    look = compare_impressions(pruned, batches, text, observed.impression, after)
+    return Views(look, observed.information, observed.networks)
+
+
+class NeuronSample:
+    """Activations of some neurons, token after token; a fitter for `capture.watched`."""
+
+    def __init__(self, neurons: NDArray[np.int64]) -> None:
+        self.neurons = neurons
+        self._places = torch.from_numpy(neurons)
+        self._rows: list[Tensor] = []
+
+    def update(self, rows: Tensor, candidates: Tensor, lengths: Tensor) -> NeuronSample:
+        """Take in (n, K) activations of real tokens."""
+        self._rows.append(rows[:, self._places.to(rows.device)].float().cpu())
+        return self
+
+    def finish(self) -> Tensor:
+        """(n, S) float32, all rows so far."""
+        return torch.cat(self._rows)
+
+
+def draw_neurons(width: int, seed: int, place: int) -> NDArray[np.int64]:
+    """Numbers of the neurons of a network to look at, sorted."""
+    drawn = np.random.default_rng([seed, place, 2]).permutation(width)[:MOST_NEURONS]
+    return np.sort(drawn).astype(np.int64)
+
+
+def survey(context: PruningContext, layers: Sequence[LayerPlan], batches: Sequence[Batch]) -> tuple[NetworkView, ...]:
+    """What each network that is pruned looks like in the unpruned model.
+
+    Information is that which the choice went by, where it measured any; else it is measured here (`describe_survey`).
+
+    Args:
+        context: of the choice; its model is unpruned still.
+        layers: what is kept of each network.
+        batches: text to measure activations on.
+    """
+    seed, ffns = context.recipe.seed, context.feedforwards
+    samples = [NeuronSample(draw_neurons(ffn.width, seed, place)) for place, ffn in enumerate(ffns)]
+    for number, batch in enumerate(batches):
+        inputs = as_inputs(context.loaded.model, batch)
+        with torch.inference_mode(), watched(ffns, samples, inputs, "tokens"), blaming_batch(number, "batch"):
+            run_body(context.loaded.model, inputs)
+    views = []
+    for place, (ffn, layer, sample) in enumerate(zip(ffns, layers, samples, strict=True)):
+        views.append(_view(context, place, ffn, layer, sample))
+        context.progress("surveying networks", place + 1, len(ffns))
+    return tuple(views)
+
+
+def describe_survey(context: PruningContext, text: str) -> InformationSummary:
+    """What information in the survey was measured by; `text` says where the batches were from."""
+    if not context.knows_information:
+        by = f"Renyi mutual information, alpha = {ALPHA:g}, r = {WIDTH:g}; measured for this report"
+        return InformationSummary(by, "nats", KERNEL_ROWS, text)
+    recipe, unit = context.recipe, context.information(0).unit
+    renyi = f"Renyi mutual information, alpha = {recipe.alpha:g}, widths {recipe.kernel_width}"
+    used = f"{renyi if recipe.measure == 'renyi' else recipe.measure}; what the choice went by"
+    name = context.calibration.summary.source
+    return InformationSummary(used, unit, recipe.kernel_rows, name)
+
+
+def find_survey_warnings(views: Sequence[NetworkView]) -> list[str]:
+    """What a survey shows that the user should know, in words."""
+    found = []
+    dead = [f"{n} ({view.constant} of {len(view.neurons)} looked at)" for n, view in enumerate(views) if view.constant]
+    if dead:
+        found.append(f"dead neurons, which never vary, in network {', '.join(dead)}")
+    saturated = [str(number) for number, view in enumerate(views) if view.is_saturated]
+    if saturated:
+        found.append(f"the kernel is saturated in network {', '.join(saturated)}: the kernel widths say nothing there")
+    return found
+
+
+def _view(context: PruningContext, place: int, ffn: FeedForward, layer: LayerPlan, sample: NeuronSample) -> NetworkView:
+    rows, neurons = sample.finish(), sample.neurons
+    columns = ffn.down_columns()[torch.from_numpy(neurons)].norm(dim=1).cpu()
+    importance = (rows.square().mean(dim=0).sqrt() * columns).numpy()
+    found, baseline = _measure(context, place, rows, neurons)
+    is_kept = np.isin(neurons, layer.kept)
+    redundancy, nearest = _find_nearest(found.values, is_kept)
+    distance = np.asarray(normalised_distance(found), dtype=np.float64)
+    distance = (distance + distance.T) / 2
+    tree = linkage(squareform(distance, checks=False), "average") if len(neurons) > 1 else None
+    order = np.arange(1) if tree is None else leaves_list(tree)
+    cluster = np.ones(1, int) if tree is None else fcluster(tree, CLUSTERS, "maxclust")
+    edges, (pairs, shuffled) = _count(_of_pairs(found.values), _of_pairs(baseline.values))
+
+    def ordered(values: Any, dtype: str) -> NDArray[Any]:
+        return np.asarray(values)[order].astype(dtype)
+
+    return NetworkView(
+        path=ffn.path,
+        width_before=ffn.width,
+        width_after=layer.width,
+        neurons=ordered(neurons, "<i4"),
+        is_kept=ordered(is_kept, "|b1"),
+        cluster=ordered(_number_by_order(cluster, order), "<i4"),
+        importance=ordered(importance, "<f4"),
+        redundancy=ordered(redundancy, "<f4"),
+        nearest=ordered(np.where(nearest < 0, -1, neurons[nearest]), "<i4"),
+        entropy_nats=_optional(found.entropy_nats, ordered),
+        width_over_std=_optional(found.width_over_std, ordered),
+        position=ordered(scale_classically(distance, 2), "<f4"),
+        information=np.asarray(found.values)[np.ix_(order, order)].astype("<f2"),
+        edges=edges,
+        pairs=pairs,
+        baseline=shuffled,
+        baseline_mean=float(np.mean(_of_pairs(baseline.values))) if len(neurons) > 1 else 0.0,
+        constant=int((rows.std(dim=0) == 0).sum()),
+        is_saturated=found.saturated,
+        error_cut=layer.figures.get("relative_error_cut"),
+        error_refit=layer.figures.get("relative_error_refit"),
+    )
+
+
+def _measure(
+    context: PruningContext, place: int, rows: Tensor, neurons: NDArray[np.int64]
+) -> tuple[MutualInformation, MutualInformation]:
+    """Information between the neurons of a sample, and between some of them when their rows are shuffled."""
+    recipe = context.recipe
+    if not context.knows_information:
+
+        def measure(x: Tensor) -> MutualInformation:
+            return mutual_information(x, alpha=ALPHA, width=WIDTH, batch_size=None)
+
+        rows = rows[np.linspace(0, len(rows) - 1, min(KERNEL_ROWS, len(rows))).astype(int)]
+        ratio, saturated = find_widths(rows)
+        found = replace(measure(rows), width_over_std=ratio, saturated=saturated)
+        return found, measure(_shuffle(rows[:, :MOST_SHUFFLED], recipe.seed))
+
+    places = torch.from_numpy(neurons)[:MOST_SHUFFLED]
+    rows = context.statistics[place].samples[: recipe.kernel_rows * recipe.kernels, places]
+    shuffled = mutual_information(
+        _shuffle(rows, recipe.seed),
+        measure=recipe.measure,
+        alpha=recipe.alpha,
+        width=recipe.kernel_width,
+        batch_size=recipe.kernel_rows,
+        seed=recipe.seed,
+    )
+    return _take(context.information(place), neurons), shuffled
+
+
+def _take(found: MutualInformation, neurons: NDArray[np.int64]) -> MutualInformation:
+    """The same of some neurons only."""
+
+    def of_each(values: Values | None) -> Values | None:
+        return None if values is None else values[neurons]
+
+    return replace(
+        found,
+        values=np.asarray(found.values[neurons])[:, neurons],
+        entropy_nats=of_each(found.entropy_nats),
+        width_over_std=of_each(found.width_over_std),
+    )
+
+
+def _shuffle(rows: Tensor, seed: int) -> Tensor:
+    """Each column in a random order of its own."""
+    keys = torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed))
+    return rows.gather(0, keys.argsort(dim=0))
+
+
+def _find_nearest(values: Values, is_kept: NDArray[np.bool_]) -> tuple[Values, NDArray[np.int64]]:
+    """The most that each neuron has in common with another that stays, and the place of that one; 0 and -1 without."""
+    among = np.where(is_kept[None, :], values, -np.inf)
+    np.fill_diagonal(among, -np.inf)
+    most = among.max(axis=1)
+    return np.where(np.isfinite(most), most, 0.0), np.where(np.isfinite(most), among.argmax(axis=1), -1)
+
+
+def _of_pairs(values: Values) -> Values:
+    pairs: Values = np.asarray(values)[np.triu_indices(len(values), 1)]
+    return pairs
+
+
+def _count(pairs: Values, shuffled: Values) -> tuple[Values, tuple[Values, Values]]:
+    """(bins + 1,) edges that hold all values, and the share of each kind in each bin."""
+    everything = np.concatenate([pairs, shuffled, [0.0, 1e-6]])
+    edges = np.linspace(everything.min(), everything.max(), BINS + 1)
+    counts = [np.histogram(values, edges)[0] / max(len(values), 1) for values in (pairs, shuffled)]
+    return edges.astype("<f4"), (counts[0].astype("<f4"), counts[1].astype("<f4"))
+
+
+def _number_by_order(cluster: NDArray[np.integer[Any]], order: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Clusters numbered from 1 as they come in an order."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(cluster[order].tolist()), start=1)}
+    return np.array([numbers[name] for name in cluster.tolist()])
+
+
+def _optional(values: Values | None, ordered: Callable[[Any, str], NDArray[Any]]) -> NDArray[Any]:
+    return np.empty(0, "<f4") if values is None else ordered(values, "<f4")
