@@ -68,6 +68,7 @@ def make_prune_record(networks=3, neurons=24, width=24, text="plain"):
         after=after,
         bytes_before=8_000_000,
         bytes_after=4_000_000,
+        bytes_note=text,
         calibration=text,
         look=Look(text, readings, "How the text goes on", (Example(text, text, text),)),
         information=InformationSummary(text, "nats", 100, text),

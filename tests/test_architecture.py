@@ -84,6 +84,13 @@ def test_tensor_level_knows_neither_transformers_nor_each_other():
     assert wrong == []
 
 
+def test_reports_know_results_only():
+    seen = {module for path in (SOURCE / "report").rglob("*.py") for module in _imports(path)}
+    ours = {module.split(".")[1] for module in seen if module.startswith("secateur.")}
+    assert ours == {"errors", "report", "results"}
+    assert not {module.split(".")[0] for module in seen} & {"torch", "transformers", "safetensors", "huggingface_hub"}
+
+
 def test_every_module_has_its_place_in_the_order():
     assert {_home(path) for path in SOURCE.rglob("*.py")} - {"__init__", "__main__"} == set(ORDER)
 

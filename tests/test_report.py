@@ -302,7 +302,7 @@ class TestPage:
     def test_many_networks_have_smaller_heat_maps(self):
         def side_of(record):
             data = json.loads(re.search(r'id="data">(.*?)</script>', render(record), re.DOTALL)[1])
-            return data["networks"][0][0]["marks"][0]["side"]
+            return data["networks"][0]["figures"][0]["marks"][0]["side"]
 
         assert side_of(make_prune_record(networks=9, neurons=200, width=200)) == 192
         assert side_of(make_prune_record(networks=8, neurons=200, width=200)) == 200
@@ -346,6 +346,12 @@ class TestComparisonPlot:
         figure = quality_plot(make_compare_record(keeps=(0.6,)))
         assert figure.y.names[-1] == "secateur: refit"
         assert figure.marks[-1].y.tolist() == [2]
+
+    @pytest.mark.parametrize(("keeps", "along"), [((0.4, 0.8), "y"), ((0.6,), "x")])
+    def test_other_scores_than_losses_have_a_line_before_pruning(self, keeps, along):
+        first = quality_plot(replace(make_compare_record(keeps=keeps), is_loss=False, metric="accuracy")).marks[0]
+        assert first.name == "before pruning"
+        assert getattr(first, along).tolist() == [20.0, 20.0]
 
 
 class TestImages:

@@ -78,7 +78,11 @@ def test_choosing_a_network_changes_all_its_figures(show):
     opened.page.select_option("#network", "2")
     assert all(drawn(key) != first[key] for key in NETWORK_FIGURES)
     assert opened.page.locator("#network-map").get_attribute("aria-label") != told
-    assert opened.page.locator("#told").inner_text() == "3 of 3"
+    told = opened.page.locator("#told").inner_text()
+    assert (
+        told
+        == "3 of 3; width 24 before, 12 after; output error 0.3200 as cut, 0.1000 refitted; dead: 1 of those looked at"
+    )
     opened.page.click("#next")  # round to the first
     assert {key: drawn(key) for key in NETWORK_FIGURES} == first
 
@@ -87,12 +91,12 @@ def test_the_keyboard_is_enough(show):
     opened = show(make_prune_record())
     opened.page.focus("#network")
     opened.page.keyboard.press("ArrowDown")
-    opened.page.wait_for_function("() => document.getElementById('told').textContent === '2 of 3'")
+    opened.page.wait_for_function("() => document.getElementById('told').textContent.startsWith('2 of 3')")
     opened.page.keyboard.press("Tab")
     opened.page.keyboard.press("Tab")
     assert opened.page.evaluate("document.activeElement.id") == "next"
     opened.page.keyboard.press("Enter")
-    assert opened.page.locator("#told").inner_text() == "3 of 3"
+    assert opened.page.locator("#told").inner_text().startswith("3 of 3")
 
 
 def test_pointing_at_a_neuron_tells_of_it(show):

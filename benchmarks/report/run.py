@@ -52,6 +52,7 @@ def seconds_to_open(browser, path):
 
 
 def describe(values):
+    """Median, least and most."""
     return {
         "median": round(statistics.median(values), 2),
         "least": round(min(values), 2),
@@ -60,6 +61,7 @@ def describe(values):
 
 
 def main(out, results):
+    """Measure, write and print."""
     manifest, record = json.loads((out / "secateur" / "manifest.json").read_text()), find_record(out)
     content = {
         "model": record.model,

@@ -24,7 +24,7 @@ from secateur.memory import give_back
 from secateur.methods import PruningContext, check_context, check_recipe, find_method
 from secateur.models.cutting import ROUND_TO, apply, cut_
 from secateur.models.families import find_feedforwards
-from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
+from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, number_format, wrap_model
 from secateur.models.safety import bytes_on_disk, weight_bytes
 from secateur.models.sizes import measure_size
 from secateur.recipe import Recipe, make_recipe, parse_layers
@@ -121,7 +121,9 @@ class PruneResult:
         """What the report shows."""
         assert self.views is not None
         read, source = self.calibration, self.loaded.source
-        is_same_format = source is not None and source.gguf_file is None
+        is_gguf = source is not None and source.gguf_file is not None
+        unpacked = self.before.parameters * next(self.model.parameters()).element_size()
+        stored = unpacked if source is None or is_gguf else bytes_on_disk(source)
         hashes = {f"weights {when}": found for when, found in manifest["weights_sha256"].items()}
         return PruneRecord(
             model=self.loaded.name,
@@ -130,8 +132,9 @@ class PruneResult:
             kept_fraction=self.plan.kept_fraction,
             before=self.before,
             after=self.after,
-            bytes_before=bytes_on_disk(source) if source is not None and is_same_format else None,
+            bytes_before=stored,
             bytes_after=bytes_after,
+            bytes_note=f"before: the GGUF file's weights as {number_format(self.model)}" if is_gguf else "",
             calibration=f"{read.tokens:,} tokens from {read.source}",
             look=self.views.look,
             information=self.views.information,
@@ -142,7 +145,7 @@ class PruneResult:
                 settings=manifest["recipe"],
                 versions=manifest["versions"],
                 hashes={**hashes, "calibration token ids": read.sha256},
-                machine={"device": self.loaded.card, "threads": self.threads},
+                machine={"device": self.loaded.card, "threads": self.threads, "seed": self.recipe.seed},
                 seconds=manifest["seconds"],
             ),
         )

@@ -176,7 +176,7 @@ def as_record(found: Comparison) -> CompareRecord:
             settings=content["recipe"],
             versions=content["versions"],
             hashes={"weights": content["weights_sha256"], **read},
-            machine=content["machine"],
+            machine={**content["machine"], "seeds": ", ".join(str(trial["seed"]) for trial in content["trials"])},
             seconds={"measuring": round(measuring, 1), "choosing and refitting": round(choosing, 1)},
         ),
     )

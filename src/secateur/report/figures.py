@@ -240,15 +240,18 @@ def quality_plot(record: CompareRecord) -> Figure:
     said = f" The best at the smallest width is {name_row(best, record.rows)}." if best else ""
     at_one_width = len(record.keeps) == 1
     marks = _dots(record) if at_one_width else _curves(record)
+    if not record.is_loss:
+        marks = (_line_before(record, marks, at_one_width=at_one_width), *marks)
     values = [_height(point, record) for row in record.rows for point in row.points]
     axis = Axis(label, is_log=record.is_loss and min(values, default=0.0) > 0)
     names = tuple(name_row(row, record.rows) for row in reversed(record.rows)) if at_one_width else ()
     dense = "" if record.is_loss else f" Before pruning: {record.dense:.4f}."
+    told, other = ("Circles are", "crosses") if at_one_width else ("Solid lines are", "dashed ones")
     return Figure(
         "quality",
         f"Quality at keep {record.keeps[0]:g}" if at_one_width else "Quality against FLOPs",
         f"{len(record.rows)} ways to prune {record.model} at {len(record.keeps)} widths.{said}{dense}",
-        "Every measured point; bars are paired standard errors. Solid: with Secateur's refit; dashed: without." + dense,
+        f"Every measured point; bars are paired standard errors. {told} with Secateur's refit, {other} without.{dense}",
         axis if at_one_width else Axis("relative FLOPs, scope ffn"),
         Axis("", names=names) if at_one_width else axis,
         marks,
@@ -261,7 +264,7 @@ def name_row(row: Row, rows: Sequence[Row]) -> str:
     return f"{row.method}{f', {row.allocation}' if several else ''}: {row.correction}"
 
 
-def _curves(record: CompareRecord) -> tuple[Mark, ...]:
+def _curves(record: CompareRecord) -> tuple[Line, ...]:
     ways = {way: place for place, way in enumerate(dict.fromkeys((row.method, row.allocation) for row in record.rows))}
     marks = []
     for row in record.rows:
@@ -281,7 +284,7 @@ def _curves(record: CompareRecord) -> tuple[Mark, ...]:
     return tuple(marks)
 
 
-def _dots(record: CompareRecord) -> tuple[Mark, ...]:
+def _dots(record: CompareRecord) -> tuple[Line, ...]:
     """One dot for each row, best on top."""
     marks = []
     for place, row in enumerate(reversed(record.rows)):
@@ -299,6 +302,14 @@ def _dots(record: CompareRecord) -> tuple[Mark, ...]:
             )
         )
     return tuple(marks)
+
+
+def _line_before(record: CompareRecord, marks: Sequence[Line], *, at_one_width: bool) -> Line:
+    """Where the model was before pruning."""
+    places = np.concatenate([mark.y if at_one_width else mark.x for mark in marks])
+    ends, level = np.array([places.min(), places.max()]), np.full(2, record.dense)
+    x, y = (level, ends) if at_one_width else (ends, level)
+    return Line("before pruning", x, y, NEUTRAL, is_dashed=True)
 
 
 def _height(point: Point, record: CompareRecord) -> float:

@@ -137,7 +137,8 @@ def lay_out_pruning(record: PruneRecord) -> Page:
         Reading(model, 1.0, after.model_multiply_adds / before.model_multiply_adds, note=f"all layers, {length}"),
     ]
     if record.bytes_before and record.bytes_after:
-        readings.append(Reading("file size", record.bytes_before / 1e6, record.bytes_after / 1e6, "MB"))
+        sizes = (record.bytes_before / 1e6, record.bytes_after / 1e6)
+        readings.append(Reading("file size", *sizes, "MB", record.bytes_note))
     refits = any(view.error_refit is not None for view in record.networks)
     return Page(
         title=f"{record.model}, pruned",
@@ -182,10 +183,23 @@ def describe_pruning(record: PruneRecord) -> dict[str, Any]:
     return {
         "across": [describe_figure(figure) for figure in across_figures(record)],
         "networks": [
-            [describe_figure(figure) for figure in network_figures(view, record.information, side=side)]
-            for view in record.networks
+            {
+                "told": tell_network(view, place, len(record.networks)),
+                "figures": [describe_figure(figure) for figure in network_figures(view, record.information, side=side)],
+            }
+            for place, view in enumerate(record.networks)
         ],
     }
+
+
+def tell_network(view: NetworkView, place: int, count: int) -> str:
+    """What is told of a network when it is chosen."""
+    parts = [f"{place + 1} of {count}", f"width {view.width_before:,} before, {view.width_after:,} after"]
+    if view.error_cut is not None and view.error_refit is not None:
+        parts.append(f"output error {view.error_cut:.4f} as cut, {view.error_refit:.4f} refitted")
+    if view.constant:
+        parts.append(f"dead: {view.constant:,} of those looked at")
+    return "; ".join(parts)
 
 
 def describe_figure(figure: Figure) -> dict[str, Any]:

@@ -199,9 +199,11 @@ class PruneRecord:
     after: ModelSize
     """Size of the pruned model."""
     bytes_before: int | None
-    """Of the original's weights on disk; None for a model in memory."""
+    """Of the original's weights in a file of the same kind; None where not known."""
     bytes_after: int | None
-    """Of the pruned model's; None before it is written."""
+    """Of the pruned model's; None where not known."""
+    bytes_note: str
+    """What a reader has to know about these, in words; empty where nothing."""
     calibration: str
     """What was measured on, in words."""
     look: Look

@@ -85,6 +85,7 @@
 
   function draw(place, figure) {
     const colours = palette();
+    if (figure.y.names.length) place.style.height = `${Math.max(300, 110 + 20 * figure.y.names.length)}px`;
     const isMap = figure.marks.some((mark) => mark.kind === "HeatMap");
     const many = figure.marks.length > 8;
     const valuesOf = (along) => figure.marks.flatMap((mark) => mark[along] || []);
@@ -118,8 +119,9 @@
 
   function drawNetwork() {
     if (!chooser) return;
-    drawGroup("network", data.networks[chooser.selectedIndex]);
-    document.getElementById("told").textContent = `${chooser.selectedIndex + 1} of ${chooser.options.length}`;
+    const { told, figures } = data.networks[chooser.selectedIndex];
+    drawGroup("network", figures);
+    document.getElementById("told").textContent = told;
   }
 
   function drawAll() {
