@@ -71,7 +71,7 @@ def make_prune_record(networks=3, neurons=24, width=24, text="plain"):
         bytes_note=text,
         calibration=text,
         look=Look(text, readings, "How the text goes on", (Example(text, text, text),)),
-        information=InformationSummary(text, "nats", 100, text),
+        information=InformationSummary(text, "nats", 100, text, 512),
         networks=views,
         warnings=(text,),
         provenance=Provenance(command=text, hashes={"weights before": text}, **PROVENANCE),

@@ -30,6 +30,7 @@ from secateur.models.families import find_feedforwards
 from secateur.models.loading import load_model
 from secateur.models.sizes import measure_size
 from secateur.recipe import PRESETS
+from secateur.report.stored import read_record
 from secateur.reporting import find_record
 from secateur.texts import default_passages
 from tiny_tasks import BAD, GOOD, flowers, write_task
@@ -514,7 +515,7 @@ class TestFiles:
         assert str(place) not in (tmp_path / "compare.json").read_text() + markdown + page
         written = {f"compare.{ending}" for ending in ("json", "csv", "md", "png", "svg")}
         assert {path.name for path in result.files} == written | {"report.html", "report.json"}
-        assert find_record(tmp_path).rows == result.rows
+        assert read_record(find_record(tmp_path)).rows == result.rows
         assert all(path.is_file() for path in result.files)
 
     def test_without_the_extra_there_is_no_report_but_a_hint(self, place, tmp_path, monkeypatch):

@@ -14,21 +14,23 @@ import tiny
 from records import HOSTILE, make_compare_record, make_prune_record, make_view
 from secateur.calibration import prepare_calibration, prepare_unseen
 from secateur.cli import run
+from secateur.encoding import pad_rows
 from secateur.errors import InputError
 from secateur.evaluation.looking import compare_impressions, take_impression
 from secateur.methods.random import RANDOM
 from secateur.models.loading import hash_weights, wrap_model
 from secateur.pipeline import finish, make_plan, open_context
 from secateur.recipe import make_recipe
-from secateur.report.figures import HEAT_SIDE, card_figures, heat_map, network_figures, quality_plot
+from secateur.report.figures import HEAT_SIDE, card_figures, count_neurons, heat_map, network_figures, quality_plot
 from secateur.report.images import draw_figure
 from secateur.report.marks import block_means, limit_colours
 from secateur.report.page import render
 from secateur.report.stored import read_record, write_record
 from secateur.reporting import find_record, name_figures, write_figures
-from secateur.results.record import decode_array, encode_array
+from secateur.results.record import Reading, decode_array, encode_array
 from secateur.selection.scaling import scale_classically
-from secateur.surveying import MOST_NEURONS, find_survey_warnings, survey
+from secateur.surveying import MOST_NEURONS, find_survey_warnings, observe
+from secateur.surveying import survey as survey_all
 from tiny_tasks import flowers, write_task
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64}
@@ -37,6 +39,10 @@ FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64
 def open_tiny(case="llama", **settings):
     loaded = wrap_model(tiny.make_model(case), tiny.make_tokenizer())
     return open_context(loaded, None, make_recipe({**FAST, **settings}))
+
+
+def survey(context, layers, batches):
+    return survey_all(context, layers, batches, "some text")[0]
 
 
 def scripts_of(page):
@@ -114,6 +120,15 @@ class TestSurvey:
         assert np.allclose(view.information, found, atol=2e-3)
         assert "what the choice went by" in result.views.information.measure
         assert result.views.information.rows == 64
+        assert len(np.unique(view.width_over_std)) > 10  # one width was taken for all: those that fit are shown
+
+    @pytest.mark.parametrize("measure", ["pearson", "binned", "ksg", "hsic"])
+    def test_every_measure_can_be_shown(self, measure):
+        context = open_tiny(method="redundancy", measure=measure, kernel_rows=64, refit=False)
+        views = finish(context, make_plan(context), with_report=True).views
+        assert views.information.measure.startswith(measure)
+        assert views.information.unit == context.information(0).unit
+        assert "entropy" not in [figure.key for figure in network_figures(views.networks[0], views.information)]
 
     def test_dead_neurons_are_counted(self):
         model = tiny.make_model("llama")
@@ -125,11 +140,10 @@ class TestSurvey:
 
     def test_what_is_odd_is_told_in_words(self):
         views = [make_view(seed=seed) for seed in range(3)]
-        views = [replace(view, constant=0) for view in views[:2]] + [replace(views[2], constant=4, is_saturated=True)]
-        dead, saturated = find_survey_warnings(views)
-        assert "network 2 (4 of 24 looked at)" in dead
-        assert "saturated in network 2" in saturated
-        assert find_survey_warnings(views[:2]) == []
+        views = [replace(view, constant=0) for view in views[:2]] + [replace(views[2], constant=4)]
+        (dead,) = find_survey_warnings(views, 512)
+        assert "on 512 tokens, in network 2 (4 of 24 looked at)" in dead
+        assert find_survey_warnings(views[:2], 512) == []
 
     def test_of_many_neurons_some_are_looked_at(self):
         model = tiny.make_model("llama", intermediate_size=MOST_NEURONS + 100)
@@ -186,6 +200,56 @@ class TestLook:
         (reading,) = (reading for reading in self.look(case).readings if reading.name == name)
         assert reading.after == pytest.approx(1.0, abs=1e-5)
 
+    @pytest.mark.parametrize(
+        ("case", "spoil"),
+        [
+            ("bert-model", lambda batch: {"input_ids": batch["input_ids"]}),
+            ("bert-model", lambda batch: {"inputs_embeds": torch.randn(*batch["input_ids"].shape, tiny.HIDDEN)}),
+            ("llama", lambda batch: {"input_ids": batch["input_ids"].int()}),
+            ("llama", lambda batch: {"inputs_embeds": torch.randn(*batch["input_ids"].shape, tiny.HIDDEN)}),
+            ("llama", lambda batch: {name: value.flip(1) for name, value in batch.items()}),  # padded on the left
+            ("llama", lambda batch: {"input_ids": batch["input_ids"].reshape(-1, 1)}),
+            ("t5", lambda batch: {"input_ids": batch["input_ids"]}),
+        ],
+    )
+    def test_batches_of_every_kind_can_be_looked_at(self, case, spoil):
+        loaded = wrap_model(tiny.make_model(case), tiny.make_tokenizer())
+        rows = [loaded.tokenizer("a few words here " * count)["input_ids"] for count in (3, 5, 9, 12)]
+        batches = [spoil(pad_rows(rows, 0)) for _ in range(4)]
+        result = secateur.prune(
+            loaded.model, tokenizer=loaded.tokenizer, calibration=batches, keep=0.5, round_to=1, with_report=True
+        )
+        assert result.views is not None, result.warnings
+        assert result.views.look.text.endswith("which was calibrated on")
+        assert all(np.isfinite(reading.after) for reading in result.views.look.readings)
+
+    def test_images_are_few(self):
+        model = tiny.make_model("vit")
+        size = model.config.image_size
+        batches = [{"pixel_values": torch.randn(20, model.config.num_channels, size, size)} for _ in range(3)]
+        result = secateur.prune(model, calibration=batches, keep=0.5, round_to=1, with_report=True)
+        patches = (size // model.config.patch_size) ** 2 + 1
+        assert result.views.information.tokens == 16 * patches
+        assert "one input" in result.views.look.readings[-1].note
+
+    def test_without_a_tokenizer_there_are_no_examples(self):
+        batches = open_tiny().calibration.batches
+        result = secateur.prune(tiny.make_model("llama"), calibration=batches, keep=0.5, round_to=1, with_report=True)
+        assert result.views.look.examples == ()
+
+    def test_a_prompt_is_shown_as_it_was_given(self):
+        context = open_tiny()
+        rows = [[5, 6, 7], list(range(5, 40))]
+        batches = [pad_rows([row], 0) for row in rows]
+        one = take_impression(context.loaded, batches, batches[1])
+        look = compare_impressions(context.loaded, batches, "some text", one, one)
+        assert [example.text for example in look.examples] == [context.loaded.tokenizer.decode(rows[1][:16])]
+
+    def test_what_is_timed_is_the_longest_row(self):
+        context = open_tiny("bert", max_length=48)
+        timed = observe(context, context.plan([np.arange(12)] * 2), None).timed
+        assert timed["attention_mask"].sum() == 48
+
     def test_perplexity_is_that_of_the_windows(self):
         context = open_tiny()
         batches = context.calibration.head(256).batches
@@ -208,6 +272,19 @@ class TestUnseen:
         first = unseen.batches[0]["input_ids"].flatten().tolist()
         assert first == everything[1500 : 1500 + len(first)]
 
+    @pytest.mark.parametrize("length", [24, None])
+    def test_rows_of_an_encoder_are_others_than_those_calibrated_on(self, length):
+        loaded = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
+        recipe = make_recipe({**FAST, "max_length": length})
+        used = prepare_calibration(None, loaded, recipe)
+        unseen = prepare_unseen(None, loaded, recipe, used)
+
+        def rows_of(calibration):
+            return {tuple(row[row != 0].tolist()) for batch in calibration.batches for row in batch["input_ids"]}
+
+        assert rows_of(unseen)
+        assert not rows_of(unseen) & rows_of(used)
+
     def test_without_more_it_is_text_that_comes_with_python(self):
         loaded = wrap_model(tiny.make_model("llama"), tiny.make_tokenizer())
         texts, recipe = ["a few words " * 20] * 8, make_recipe(FAST)
@@ -221,6 +298,9 @@ class TestUnseen:
         unseen = prepare_unseen(None, loaded, recipe, prepare_calibration(None, loaded, recipe))
         assert "validation" in unseen.summary.source
         assert unseen.labels is None
+        (tmp_path / "sst2" / "validation.tsv").unlink()
+        seen = prepare_unseen(None, loaded, recipe, prepare_calibration(None, loaded, recipe))
+        assert seen.summary.source.endswith("which was calibrated on")
 
     def test_of_batches_it_is_the_first_of_them(self):
         context = open_tiny()
@@ -261,6 +341,8 @@ class TestRecord:
             (lambda text: text.replace('"format": 1', '"format": 2'), "has format 2"),
             (lambda text: text.replace('"<f2"', '"|O"'), "dtype, shape and base64"),
             (lambda text: text.replace('"shape": [24, 24]', '"shape": [24, 99]'), "has 1152 bytes"),
+            (lambda text: text.replace('"shape": [24, 24]', '"shape": [48, 12]'), "do not fit each other"),
+            (lambda text: re.sub('"networks": .*?}], "warnings"', '"networks": [], "warnings"', text), "do not fit"),
             (lambda text: text.replace('"kind": "prune"', '"kind": "other"'), "can't be read as a report"),
             (lambda text: text.replace('"keep": 0.5', '"keep": "half"'), "can't be read as a report"),
         ],
@@ -323,6 +405,19 @@ class TestPage:
         assert 'id="across-errors"' not in page
         assert "file size" not in page
 
+    def test_what_is_not_finite_leaves_no_broken_bar(self):
+        record = make_prune_record()
+        broken = (Reading("perplexity", 20.0, float("nan")),)
+        page = render(replace(record, look=replace(record.look, readings=broken)))
+        assert "nan" not in page.split("<main")[1].split("</section>")[0].lower()
+        assert "not finite" in page
+
+    def test_neurons_that_are_padded_with_zeros_count_as_removed(self):
+        record = make_prune_record(networks=2)
+        padded = replace(record, after=replace(record.after, widths=(24, 24)), networks=record.networks[:1])
+        assert count_neurons(padded) == (48, 36)
+        assert "padded with zeros" in render(padded)
+
     def test_every_figure_has_words_for_it(self):
         for _, figure in name_figures(make_prune_record()) + name_figures(make_compare_record()):
             assert figure.title
@@ -362,8 +457,9 @@ class TestImages:
         assert all(path.stat().st_size > 1000 for path in files)
 
     def test_hostile_names_can_be_drawn(self, tmp_path):
-        write_figures(make_compare_record(methods=(HOSTILE, "a $ b", "$x$"), keeps=(0.5,)), tmp_path)
-        assert "<img" not in (tmp_path / "quality.svg").read_text()
+        for keeps in ((0.5,), (0.4, 0.8)):
+            write_figures(make_compare_record(methods=(HOSTILE, "a $\\frac$", "$x$"), keeps=keeps), tmp_path)
+            assert "<img" not in (tmp_path / "quality.svg").read_text()
 
     def test_what_is_drawn_is_what_was_found(self):
         from matplotlib.figure import Figure
@@ -372,7 +468,7 @@ class TestImages:
         canvas = Figure()
         draw_figure(canvas, sizes)
         heights = [bar.get_height() for bar in canvas.axes[0].patches]
-        assert heights == pytest.approx([1.0, 0.5, 0.5, 0.5, 0.5])
+        assert heights == pytest.approx([0.5] * 5)
 
 
 class TestCommands:
@@ -389,7 +485,7 @@ class TestCommands:
         images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card)
         assert len(images) == 3
         assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in images)
-        record = find_record(out)
+        record = read_record(find_record(out))
         assert record.provenance.command.startswith("secateur prune")
         assert (
             record.provenance.hashes["weights after"]
@@ -420,6 +516,17 @@ class TestCommands:
         assert self.prune(tmp_path, "--overwrite", "--no-report") == 0
         assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
 
+    def test_a_look_that_fails_costs_only_the_report(self, tmp_path, monkeypatch, capsys):
+        def fail(*args, **settings):
+            raise RuntimeError("out of\nmemory")
+
+        monkeypatch.setattr("secateur.surveying.mutual_information", fail)
+        assert self.prune(tmp_path) == 0
+        printed = capsys.readouterr()
+        assert "there is no report, as looking at the model failed: out of memory" in printed.err
+        assert "report.html" not in printed.out
+        assert (tmp_path / "out" / "model.safetensors").exists()
+
     def test_a_report_is_made_again_the_same(self, tmp_path, capsys):
         assert self.prune(tmp_path) == 0
         page = tmp_path / "out" / "report.html"
@@ -429,14 +536,49 @@ class TestCommands:
         printed = capsys.readouterr().out
         told = json.loads(printed[printed.index('{\n  "page"') :])
         assert page.read_bytes() == first
-        assert len(told["figures"]) == 2 * len(name_figures(find_record(tmp_path / "out")))
+        assert len(told["figures"]) == 2 * len(name_figures(read_record(find_record(tmp_path / "out"))))
+
+    def test_a_report_that_cannot_be_written_costs_only_the_report(self, tmp_path, monkeypatch):
+        def fail(*args, **settings):
+            raise ValueError("no canvas")
+
+        monkeypatch.setattr("secateur.reporting.write_plot", fail)
+        with pytest.warns(UserWarning, match="there is no report, as writing it failed: no canvas"):
+            assert self.prune(tmp_path) == 0
+        out = tmp_path / "out"
+        assert (out / "model.safetensors").exists()
+        assert not (out / "report.html").exists()
+        assert sorted(path.name for path in (out / "secateur").iterdir()) == [
+            "manifest.json",
+            "plan.json",
+            "plan.safetensors",
+        ]
+
+    def test_with_another_number_format_file_sizes_are_of_that_format(self, tmp_path):
+        assert self.prune(tmp_path, "--dtype", "bfloat16") == 0
+        record = read_record(find_record(tmp_path / "out"))
+        assert record.bytes_before == 2 * record.before.parameters
+        assert "bfloat16" in record.bytes_note
+
+    def test_everything_kept_is_shown_too(self, tmp_path):
+        assert self.prune(tmp_path, "--keep", "1.0", "--no-refit") == 0
+        assert (tmp_path / "out" / "report.html").exists()
 
     def test_a_pruned_model_pruned_again_has_its_own_report(self, tmp_path):
         assert self.prune(tmp_path) == 0
+        assert run(["report", str(tmp_path / "out"), "--figures"]) == 0
         words = ["prune", str(tmp_path / "out"), str(tmp_path / "again"), "--keep", "0.5", "--round-to", "1"]
         assert run([*words, "--calibration-tokens", "1500", "--max-length", "64", "--no-report"]) == 0
         assert not (tmp_path / "again" / "report.html").exists()
         assert not (tmp_path / "again" / "secateur" / "report.json").exists()
+        assert not list((tmp_path / "again").rglob("figures"))
+
+    def test_a_folder_that_cannot_be_written_to_is_told(self, tmp_path, capsys):
+        assert self.prune(tmp_path) == 0
+        (tmp_path / "out" / "report.html").unlink()
+        (tmp_path / "out" / "report.html").mkdir()
+        assert run(["report", str(tmp_path / "out")]) == 2
+        assert "can't be written" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["nowhere", "empty"])
     def test_a_folder_without_a_report_is_refused(self, name, tmp_path, capsys):

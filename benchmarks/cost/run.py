@@ -35,6 +35,7 @@ WAYS = {
     "flap, not refitted": {"method": "flap", "refit": False},
     "flap": {"method": "flap"},
     "secateur": {},
+    "secateur, with a report": {"with_report": True},
 }
 
 

@@ -29,6 +29,8 @@ BLOCK_CHARACTERS = 1 << 16
 MIN_TOKENS = 256
 UNSEEN_TOKENS, UNSEEN_WINDOW = 768, 128
 """Tokens of text that pruning did not see, for a first look, and those in a window of it."""
+MOST_IMAGES = 16
+"""Rows without tokens that stand for as many tokens as are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,12 @@ class Calibration:
         return replace(self, batches=tuple(batches), labels=labels)
 
     def head(self, tokens: int) -> Calibration:
-        """The first batches with so many tokens (padding too) or as few more as whole rows make."""
+        """The first rows with so many tokens (padding too), or as few more as whole rows make; 16 images."""
         batches: list[Batch] = []
+        per_image = -(-tokens // MOST_IMAGES)
         for batch in self.batches:
-            per_row = next(iter(batch.values()))[0].numel() if "input_ids" in batch else 1
+            sequence = batch.get("input_ids", batch.get("inputs_embeds"))
+            per_row = per_image if sequence is None else sequence.shape[1]
             rows = -(-tokens // per_row)
             batches.append({name: value[:rows] for name, value in batch.items()})
             tokens -= per_row * _count_rows(batches[-1])
@@ -132,8 +136,8 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
 def prepare_unseen(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe, used: Calibration) -> Calibration:
     """A little more from where a calibration is from, after what it used (of a task: validation rows).
 
-    Where nothing is left, text that comes with Python, test part. Of batches from Python, and of what a model without
-    a tokenizer reads, some of what was used.
+    Where nothing is left, text that comes with Python, test part. Where there is no more (batches from Python, a model
+    without a tokenizer, a task without validation rows) some of what was used, and its source says so.
 
     Args:
         given: what the calibration was prepared from.
@@ -143,10 +147,14 @@ def prepare_unseen(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe,
     """
     is_text = given is None or isinstance(given, str | Path) or (isinstance(given, Sequence) and _holds_texts(given))
     if loaded.family.kind == "vision" or loaded.tokenizer is None or not is_text:
-        return used.head(UNSEEN_TOKENS)
-    if recipe.task is not None:
-        return _from_validation(loaded, recipe).head(UNSEEN_TOKENS)
-    length = min(find_length(loaded, None), UNSEEN_WINDOW) if loaded.family.kind == "decoder" else None
+        return _name_seen(used.head(UNSEEN_TOKENS))
+    if given is None and recipe.task is not None:
+        try:
+            return _from_validation(loaded, recipe)
+        except InputError:  # pruning needs the training rows only
+            return _name_seen(used.head(UNSEEN_TOKENS))
+    # rows must be cut as they were, to know where calibration stopped
+    length = min(find_length(loaded, None), UNSEEN_WINDOW) if loaded.family.kind == "decoder" else recipe.max_length
     settings = {"max_length": length, "calibration_tokens": UNSEEN_TOKENS, "calibration_share": None}
     if recipe.calibration_share is None and recipe.calibration != "-":
         skip = recipe.calibration_skip + recipe.calibration_tokens
@@ -157,6 +165,10 @@ def prepare_unseen(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe,
     texts = recipe.model_copy(update={**settings, "calibration_skip": 0, "text_column": None})
     found = prepare_calibration(default_passages("test"), loaded, texts)
     return replace(found, summary=replace(found.summary, source="text that comes with Python, test part"))
+
+
+def _name_seen(used: Calibration) -> Calibration:
+    return replace(used, summary=replace(used.summary, source=f"{used.summary.source}, which was calibrated on"))
 
 
 def _holds_texts(given: Sequence[Any]) -> bool:
@@ -317,9 +329,10 @@ def _from_validation(loaded: LoadedModel, recipe: Recipe) -> Calibration:
     """The first validation rows of a task, without their labels."""
     task = find_task(str(recipe.task))
     examples = read_examples(task, None if recipe.data is None else Path(recipe.data), "validation")
-    rows = tokenise(loaded, task, examples.at(range(min(len(examples), UNSEEN_TOKENS // 8))), recipe.max_length)
+    rows = tokenise(loaded, task, examples.at(range(min(len(examples), UNSEEN_TOKENS // 4))), recipe.max_length)
     lengths = [len(row["input_ids"]) for row in rows.inputs]
-    digest = hash_rows([row["input_ids"] for row in rows.inputs])
+    lengths = lengths[: max(1, sum(total <= UNSEEN_TOKENS for total in itertools.accumulate(lengths)))]
+    digest = hash_rows([rows.inputs[place]["input_ids"] for place in range(len(lengths))])
     summary = CalibrationSummary(examples.source, len(lengths), sum(lengths), "the rest", digest)
     return Calibration(tuple(rows.batch(group) for group in batches_by_length(lengths, recipe.batch_size)), summary)
 

@@ -128,7 +128,7 @@ def _measure_both(
             weight_bytes=stored,
             perplexity=evaluate_perplexity(model, ids, progress=progress).perplexity,
             tokens_per_second=speed.tokens_per_second,
-            sentence=f"{PROMPT} {continue_texts(model, loaded.tokenizer, [prompt], NEW_TOKENS)[0]}",
+            sentence=continue_texts(model, loaded.tokenizer, [prompt], NEW_TOKENS, with_prompts=True)[0],
         )
         for model, size, stored, speed in zip(
             models, (result.before, result.after), (_stored_bytes(loaded), pruned_bytes), speeds, strict=True

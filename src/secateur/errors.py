@@ -37,6 +37,11 @@ class Stopped(BaseException):
         self.exit_code = 128 + signal_number
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of bounded length."""
+    return " ".join(str(error).split())[:300]
+
+
 def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
     """An error for a name that isn't in a table: the nearest one is suggested, all are listed."""
     names = sorted(known)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from secateur.checkpoint.manifest import describe_command, find_versions, public
 from secateur.checkpoint.staging import MANIFEST_NAME
 from secateur.checkpoint.writing import CheckpointRecord, write_checkpoint
 from secateur.encoding import Batch
-from secateur.errors import InputError
+from secateur.errors import InputError, SecateurError, one_line
 from secateur.information import use_threads
 from secateur.memory import give_back
 from secateur.methods import PruningContext, check_context, check_recipe, find_method
@@ -30,7 +31,7 @@ from secateur.models.sizes import measure_size
 from secateur.recipe import Recipe, make_recipe, parse_layers
 from secateur.refitting import Measured, refit_in_turn, refit_network
 from secateur.report.page import require_report
-from secateur.reporting import write_checkpoint_report
+from secateur.reporting import remove_checkpoint_report, write_checkpoint_report
 from secateur.results import CalibrationSummary, LayerPlan, ModelSize, Progress, PruningPlan, no_progress
 from secateur.results.record import Provenance, PruneRecord
 from secateur.selection.ranking import round_width
@@ -40,6 +41,8 @@ from secateur.walking import counts_first_only
 
 FEW, ENOUGH = 4, 16
 """Tokens of calibration for each neuron that are few for a refit, and those that are enough."""
+LOOK_FAILURES = (SecateurError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
+"""What may go wrong in a report, on models and text of any kind, without more harm than that there is none."""
 ROUNDING_REMARK = 0.03
 """Rounding that changes the kept fraction by more than this is worth a warning."""
 
@@ -115,15 +118,19 @@ class PruneResult:
         """The report, if one was asked for, beside weights that are written; gives back images for the card."""
         if self.views is None:
             return []
-        return write_checkpoint_report(self._record(manifest, weight_bytes(folder)), folder)
+        try:
+            return write_checkpoint_report(self._record(manifest, weight_bytes(folder)), folder)
+        except LOOK_FAILURES as error:
+            remove_checkpoint_report(folder)
+            warn(f"there is no report, as writing it failed: {one_line(error)}", stacklevel=2)
+            return []
 
     def _record(self, manifest: Mapping[str, Any], bytes_after: int) -> PruneRecord:
         """What the report shows."""
         assert self.views is not None
-        read, source = self.calibration, self.loaded.source
-        is_gguf = source is not None and source.gguf_file is not None
+        read, source, information = self.calibration, self.loaded.source, self.views.information
+        is_as_stored = source is not None and source.gguf_file is None and self.recipe.dtype is None
         unpacked = self.before.parameters * next(self.model.parameters()).element_size()
-        stored = unpacked if source is None or is_gguf else bytes_on_disk(source)
         hashes = {f"weights {when}": found for when, found in manifest["weights_sha256"].items()}
         return PruneRecord(
             model=self.loaded.name,
@@ -132,14 +139,14 @@ class PruneResult:
             kept_fraction=self.plan.kept_fraction,
             before=self.before,
             after=self.after,
-            bytes_before=stored,
+            bytes_before=bytes_on_disk(source) if source is not None and is_as_stored else unpacked,
             bytes_after=bytes_after,
-            bytes_note=f"before: the GGUF file's weights as {number_format(self.model)}" if is_gguf else "",
+            bytes_note="" if is_as_stored else f"before: the original's weights as {number_format(self.model)}",
             calibration=f"{read.tokens:,} tokens from {read.source}",
             look=self.views.look,
-            information=self.views.information,
+            information=information,
             networks=self.views.networks,
-            warnings=(*self.warnings, *find_survey_warnings(self.views.networks)),
+            warnings=(*self.warnings, *find_survey_warnings(self.views.networks, information.tokens)),
             provenance=Provenance(
                 command=manifest["command"],
                 settings=manifest["recipe"],
@@ -252,16 +259,16 @@ def finish(
     """
     clock, loaded = clock or Clock(), context.loaded
     before = measure_size(loaded.model, loaded.family)
-    warnings = (*loaded.warnings, *find_warnings(context, plan))
+    warnings = [*loaded.warnings, *find_warnings(context, plan)]
     observed: Observation | None = None
+    views: Views | None = None
     if with_report:
-        with clock.phase("looking at the model"):
+        with clock.phase("looking at the model"), _going_on(warnings):
             observed = observe(context, plan.layers, given)
     with clock.phase("cutting"):
         pruned = carry_out(plan, loaded, in_place=in_place)
-    views: Views | None = None
     if observed is not None:
-        with clock.phase("looking at the model"):
+        with clock.phase("looking at the model"), _going_on(warnings):
             views = conclude(observed, replace(loaded, model=pruned))
     return PruneResult(
         model=pruned,
@@ -269,7 +276,7 @@ def finish(
         before=before,
         after=measure_size(pruned, loaded.family, before.sequence_length),
         calibration=context.calibration.summary,
-        warnings=warnings,
+        warnings=tuple(warnings),
         seconds=clock.seconds,
         loaded=loaded,
         recipe=context.recipe,
@@ -280,6 +287,15 @@ def finish(
         is_from_recipe=is_from_recipe,
         views=views,
     )
+
+
+@contextmanager
+def _going_on(warnings: list[str]) -> Iterator[None]:
+    """Let a report that can't be made cost no more than a warning: what was pruned may have taken hours."""
+    try:
+        yield
+    except LOOK_FAILURES as error:
+        warnings.append(f"there is no report, as looking at the model failed: {one_line(error)}")
 
 
 def open_context(

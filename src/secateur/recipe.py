@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
-from secateur.errors import InputError, unknown_name
+from secateur.errors import InputError, one_line, unknown_name
 
 PAPER_SETTINGS: Mapping[str, Any] = {
     "calibration_share": 0.01,
@@ -165,8 +165,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the recipe {path} can't be read: {reason}") from None
+        raise InputError(f"the recipe {path} can't be read: {one_line(error)}") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):

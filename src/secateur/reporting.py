@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,13 @@ def write_checkpoint_report(record: PruneRecord, folder: Path) -> list[CardImage
     return [CardImage(name, figure.alt) for name, figure in zip(names, figures, strict=True)]
 
 
+def remove_checkpoint_report(folder: Path) -> None:
+    """Remove what `write_checkpoint_report` wrote, as far as it came."""
+    for path in (folder / PAGE_NAME, folder / PLAN_FOLDER / JSON_NAME):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / PLAN_FOLDER / IMAGES_FOLDER, ignore_errors=True)
+
+
 def write_folder_report(record: CompareRecord, folder: Path) -> list[Path]:
     """Write the page, and the record, beside the results of a comparison."""
     write_record(record, folder / JSON_NAME)
@@ -38,35 +46,41 @@ def write_folder_report(record: CompareRecord, folder: Path) -> list[Path]:
     return [folder / PAGE_NAME, folder / JSON_NAME]
 
 
-def find_record(folder: Path) -> Record:
-    """What a run left in a folder for its report.
+def find_record(folder: Path) -> Path:
+    """Where a run left what its report is made from.
 
     Raises:
-        InputError: there is nothing, or it can't be read.
+        InputError: there is nothing.
     """
     if not folder.is_dir():
         raise InputError(f"FOLDER must be one that secateur prune or compare wrote, got {folder}")
     places = [folder / JSON_NAME, folder / PLAN_FOLDER / JSON_NAME]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
         raise InputError(f"there is no report in {folder} (neither {JSON_NAME} nor {PLAN_FOLDER}/{JSON_NAME})")
-    return read_record(path)
+    return found
 
 
-def write_page_again(folder: Path) -> tuple[Record, Path]:
-    """Make the page of a folder from its record; gives back both."""
+def make_again(folder: Path, *, with_figures: bool, progress: Progress = no_progress) -> list[Path]:
+    """Make the page of a folder from its record, and if asked all figures beside that; gives back the files.
+
+    Raises:
+        InputError: there is no record, it can't be read, or the folder can't be written to.
+    """
     require_report()
-    record = find_record(folder)
+    path = find_record(folder)
+    record = read_record(path)
     try:
         write_page(record, folder / PAGE_NAME)
+        images = write_figures(record, path.parent / IMAGES_FOLDER, progress) if with_figures else []
     except OSError as error:
-        raise InputError(f"{folder / PAGE_NAME} can't be written: {error.strerror or error}") from None
-    return record, folder / PAGE_NAME
+        raise InputError(f"{error.filename or folder} can't be written: {error.strerror or error}") from None
+    return [folder / PAGE_NAME, *images]
 
 
 def write_figures(record: Record, folder: Path, progress: Progress = no_progress) -> list[Path]:
     """Write every figure as SVG and PNG."""
-    figures = list(name_figures(record))
+    figures = name_figures(record)
     files = []
     for number, (name, figure) in enumerate(figures):
         files += write_figure(figure, folder, name=name)

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from secateur.calibration import Calibration, CalibrationInput, prepare_unseen
-from secateur.capture import blaming_batch, run_body, watched
+from secateur.capture import blaming_batch, watched
 from secateur.encoding import Batch
 from secateur.evaluation.looking import Impression, compare_impressions, take_impression
 from secateur.information import find_widths, mutual_information
@@ -37,7 +36,8 @@ KERNEL_ROWS = 100
 """Rows of the kernels, where the choice did not measure information."""
 ALPHA, WIDTH = 2.0, 1.0
 """Order of the entropy there (the one that costs least, and is exact), and r = kernel width / standard deviation."""
-CLUSTERS = 8
+CLUSTERS, DIMENSIONS = 8, 10
+"""Groups of neurons, and the dimensions of the map that they are found in; two of these are shown."""
 BINS = 40
 Values = NDArray[np.floating[Any]]
 
@@ -74,15 +74,9 @@ def observe(context: PruningContext, layers: Sequence[LayerPlan], given: Calibra
     """Look at the unpruned model, before it is cut; `given` is what its calibration was prepared from."""
     loaded = context.loaded
     unseen = prepare_unseen(given, loaded, context.recipe, context.calibration)
-    timed = unseen.head(1).batches[0]
-    timed = {name: value[:1, :TIMED_TOKENS] if value.ndim == 2 else value[:1] for name, value in timed.items()}
-    return Observation(
-        unseen=unseen,
-        timed=timed,
-        networks=survey(context, layers, unseen.head(SURVEYED_TOKENS).batches),
-        information=describe_survey(context, unseen.summary.source),
-        impression=take_impression(loaded, unseen.batches, timed),
-    )
+    timed = _find_longest(unseen.batches)
+    networks, information = survey(context, layers, unseen.head(SURVEYED_TOKENS).batches, unseen.summary.source)
+    return Observation(unseen, timed, networks, information, take_impression(loaded, unseen.batches, timed))
 
 
 def conclude(observed: Observation, pruned: LoadedModel) -> Views:
@@ -117,63 +111,79 @@ def draw_neurons(width: int, seed: int, place: int) -> NDArray[np.int64]:
     return np.sort(drawn).astype(np.int64)
 
 
-def survey(context: PruningContext, layers: Sequence[LayerPlan], batches: Sequence[Batch]) -> tuple[NetworkView, ...]:
-    """What each network that is pruned looks like in the unpruned model.
+def survey(
+    context: PruningContext, layers: Sequence[LayerPlan], batches: Sequence[Batch], text: str
+) -> tuple[tuple[NetworkView, ...], InformationSummary]:
+    """What each network that is pruned looks like in the unpruned model, and what information was measured by.
 
-    Information is that which the choice went by, where it measured any; else it is measured here (`describe_survey`).
+    That is what the choice went by, where it measured any; else it is measured here.
 
     Args:
         context: of the choice; its model is unpruned still.
         layers: what is kept of each network.
         batches: text to measure activations on.
+        text: where the batches are from, in words.
     """
-    seed, ffns = context.recipe.seed, context.feedforwards
+    seed, ffns, model = context.recipe.seed, context.feedforwards, context.loaded.model
     samples = [NeuronSample(draw_neurons(ffn.width, seed, place)) for place, ffn in enumerate(ffns)]
     for number, batch in enumerate(batches):
-        inputs = as_inputs(context.loaded.model, batch)
+        inputs = as_inputs(model, batch)
         with torch.inference_mode(), watched(ffns, samples, inputs, "tokens"), blaming_batch(number, "batch"):
-            run_body(context.loaded.model, inputs)
-    views = []
+            model(**inputs)
+    views, measured = [], []
     for place, (ffn, layer, sample) in enumerate(zip(ffns, layers, samples, strict=True)):
-        views.append(_view(context, place, ffn, layer, sample))
+        rows = sample.finish()
+        found, baseline = _measure(context, place, rows, sample.neurons)
+        views.append(_view(ffn, layer, sample.neurons, rows, found, baseline))
+        measured.append((found.unit, found.rows_per_kernel, found.kernels, len(rows)))
         context.progress("surveying networks", place + 1, len(ffns))
-    return tuple(views)
+    unit, rows_per_kernel, kernels, tokens = measured[0]
+    return tuple(views), InformationSummary(
+        measure=_name_measure(context, kernels),
+        unit=unit,
+        rows=rows_per_kernel,
+        text=context.calibration.summary.source if context.knows_information else text,
+        tokens=tokens,
+    )
 
 
-def describe_survey(context: PruningContext, text: str) -> InformationSummary:
-    """What information in the survey was measured by; `text` says where the batches were from."""
+def _name_measure(context: PruningContext, kernels: int) -> str:
     if not context.knows_information:
-        by = f"Renyi mutual information, alpha = {ALPHA:g}, r = {WIDTH:g}; measured for this report"
-        return InformationSummary(by, "nats", KERNEL_ROWS, text)
-    recipe, unit = context.recipe, context.information(0).unit
-    renyi = f"Renyi mutual information, alpha = {recipe.alpha:g}, widths {recipe.kernel_width}"
-    used = f"{renyi if recipe.measure == 'renyi' else recipe.measure}; what the choice went by"
-    name = context.calibration.summary.source
-    return InformationSummary(used, unit, recipe.kernel_rows, name)
+        return f"Renyi mutual information, alpha = {ALPHA:g}, r = {WIDTH:g}; measured for this report"
+    recipe, mean = context.recipe, f", mean over {kernels} kernels" if kernels > 1 else ""
+    renyi = f"Renyi mutual information, alpha = {recipe.alpha:g}, kernel width {recipe.kernel_width}{mean}"
+    return f"{renyi if recipe.measure == 'renyi' else recipe.measure}; what the choice went by"
 
 
-def find_survey_warnings(views: Sequence[NetworkView]) -> list[str]:
-    """What a survey shows that the user should know, in words."""
-    found = []
+def _find_longest(batches: Sequence[Batch]) -> Batch:
+    """One row with as many tokens as there are, up to `TIMED_TOKENS`; any row of inputs without tokens."""
+    batch = max(batches, key=lambda batch: batch["input_ids"].shape[1] if "input_ids" in batch else 0)
+    place = int(batch["attention_mask"].sum(dim=1).argmax()) if "attention_mask" in batch else 0
+    row = {name: value[place : place + 1] for name, value in batch.items()}
+    return {name: value[:, :TIMED_TOKENS] if value.ndim == 2 else value for name, value in row.items()}
+
+
+def find_survey_warnings(views: Sequence[NetworkView], tokens: int) -> list[str]:
+    """What a survey on so many tokens shows that the user should know, in words."""
     dead = [f"{n} ({view.constant} of {len(view.neurons)} looked at)" for n, view in enumerate(views) if view.constant]
-    if dead:
-        found.append(f"dead neurons, which never vary, in network {', '.join(dead)}")
-    saturated = [str(number) for number, view in enumerate(views) if view.is_saturated]
-    if saturated:
-        found.append(f"the kernel is saturated in network {', '.join(saturated)}: the kernel widths say nothing there")
-    return found
+    return [f"dead neurons, which do not vary on {tokens:,} tokens, in network {', '.join(dead)}"] if dead else []
 
 
-def _view(context: PruningContext, place: int, ffn: FeedForward, layer: LayerPlan, sample: NeuronSample) -> NetworkView:
-    rows, neurons = sample.finish(), sample.neurons
+def _view(
+    ffn: FeedForward,
+    layer: LayerPlan,
+    neurons: NDArray[np.int64],
+    rows: Tensor,
+    found: MutualInformation,
+    baseline: MutualInformation,
+) -> NetworkView:
     columns = ffn.down_columns()[torch.from_numpy(neurons)].norm(dim=1).cpu()
     importance = (rows.square().mean(dim=0).sqrt() * columns).numpy()
-    found, baseline = _measure(context, place, rows, neurons)
     is_kept = np.isin(neurons, layer.kept)
     redundancy, nearest = _find_nearest(found.values, is_kept)
     distance = np.asarray(normalised_distance(found), dtype=np.float64)
-    distance = (distance + distance.T) / 2
-    tree = linkage(squareform(distance, checks=False), "average") if len(neurons) > 1 else None
+    points = scale_classically((distance + distance.T) / 2, DIMENSIONS)
+    tree = linkage(points, "ward") if len(neurons) > 1 else None
     order = np.arange(1) if tree is None else leaves_list(tree)
     cluster = np.ones(1, int) if tree is None else fcluster(tree, CLUSTERS, "maxclust")
     edges, (pairs, shuffled) = _count(_of_pairs(found.values), _of_pairs(baseline.values))
@@ -193,13 +203,13 @@ def _view(context: PruningContext, place: int, ffn: FeedForward, layer: LayerPla
         nearest=ordered(np.where(nearest < 0, -1, neurons[nearest]), "<i4"),
         entropy_nats=_optional(found.entropy_nats, ordered),
         width_over_std=_optional(found.width_over_std, ordered),
-        position=ordered(scale_classically(distance, 2), "<f4"),
+        position=ordered(points[:, :2], "<f4"),
         information=np.asarray(found.values)[np.ix_(order, order)].astype("<f2"),
         edges=edges,
         pairs=pairs,
         baseline=shuffled,
         baseline_mean=float(np.mean(_of_pairs(baseline.values))) if len(neurons) > 1 else 0.0,
-        constant=int((rows.std(dim=0) == 0).sum()),
+        constant=int((rows.std(dim=0, correction=0) == 0).sum()),
         is_saturated=found.saturated,
         error_cut=layer.figures.get("relative_error_cut"),
         error_refit=layer.figures.get("relative_error_refit"),
@@ -217,21 +227,28 @@ def _measure(
             return mutual_information(x, alpha=ALPHA, width=WIDTH, batch_size=None)
 
         rows = rows[np.linspace(0, len(rows) - 1, min(KERNEL_ROWS, len(rows))).astype(int)]
-        ratio, saturated = find_widths(rows)
-        found = replace(measure(rows), width_over_std=ratio, saturated=saturated)
-        return found, measure(_shuffle(rows[:, :MOST_SHUFFLED], recipe.seed))
+        return _with_own_widths(measure(rows), rows), measure(_shuffle(rows[:, :MOST_SHUFFLED], recipe.seed))
 
-    places = torch.from_numpy(neurons)[:MOST_SHUFFLED]
-    rows = context.statistics[place].samples[: recipe.kernel_rows * recipe.kernels, places]
+    rows = context.statistics[place].samples[: recipe.kernel_rows * recipe.kernels, torch.from_numpy(neurons)]
     shuffled = mutual_information(
-        _shuffle(rows, recipe.seed),
+        _shuffle(rows[:, :MOST_SHUFFLED], recipe.seed),
         measure=recipe.measure,
         alpha=recipe.alpha,
         width=recipe.kernel_width,
         batch_size=recipe.kernel_rows,
         seed=recipe.seed,
     )
-    return _take(context.information(place), neurons), shuffled
+    found = _take(context.information(place), neurons)
+    has_one_width = (
+        found.width_over_std is not None and len(np.unique(found.width_over_std[found.width_over_std > 0])) < 2
+    )
+    return _with_own_widths(found, rows[: recipe.kernel_rows]) if has_one_width else found, shuffled
+
+
+def _with_own_widths(found: MutualInformation, rows: Tensor) -> MutualInformation:
+    """The same with the widths that Scott's rule, scaled, finds, where one was taken for all neurons."""
+    ratio, saturated = find_widths(rows)
+    return replace(found, width_over_std=ratio, saturated=saturated)
 
 
 def _take(found: MutualInformation, neurons: NDArray[np.int64]) -> MutualInformation:

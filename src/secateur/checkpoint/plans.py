@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from secateur.checkpoint.staging import settle
-from secateur.errors import InputError
+from secateur.errors import InputError, one_line
 from secateur.results import LayerPlan, PruningPlan, Update
 
 FORMAT = 1
@@ -79,7 +79,7 @@ def load_plan(folder: str | Path) -> PruningPlan:
             layers=tuple(_load_layer(entry, tensors) for entry in content["layers"]),
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"the plan in {where} can't be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"the plan in {where} can't be read: {one_line(error)}") from None
 
 
 def _load_layer(entry: dict[str, Any], tensors: dict[str, torch.Tensor]) -> LayerPlan:

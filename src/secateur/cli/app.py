@@ -24,7 +24,9 @@ BERT_TINY = "google/bert_uncased_L-2_H-128_A-2"
 FREEZE_HELP = "Leave the word embeddings as they are; helps where there are few rows."
 TASK_HELP = "sst2, stsb, mrpc, qqp or qnli for a classifier; stsb-embeddings: Spearman of sentence-embedding cosines."
 CALIBRATION_HELP = "Text to measure on (default: the training rows of a labelled task, or text that comes with Python)."
-Report = Annotated[bool, typer.Option(help="Write report.html beside the results (extra `report`).")]
+Report = Annotated[
+    bool, typer.Option(help="Write report.html beside the weights, which shows a few of your texts too.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -57,9 +59,8 @@ def prune_command(
     if dry_run:
         _print_dry_run(model, recipe, as_json=as_json)
         return
-    with_report = report and _can_report()
     with progress_on_stderr() as progress:
-        result = pipeline.prune(model, recipe=recipe, with_report=with_report, progress=progress)
+        result = pipeline.prune(model, recipe=recipe, with_report=report and _can_report(), progress=progress)
         result.save(out, overwrite=overwrite, progress=progress)
     for warning in result.warnings:
         warn(warning)
@@ -70,8 +71,7 @@ def prune_command(
     read = result.calibration
     say(f"read {read.tokens:,} tokens in {read.rows:,} rows from {read.source}; left unread: {read.unread}")
     say(f"wrote {out} (read back and verified)")
-    if with_report:
-        _point_to_report(out)
+    _point_to_report(out)
 
 
 @app.command("report")
@@ -83,15 +83,14 @@ def report_command(
     debug: Debug = False,
 ) -> None:
     """Make report.html again from what a run kept in FOLDER, without the model."""
-    from secateur.reporting import IMAGES_FOLDER, write_figures, write_page_again
+    from secateur.reporting import make_again
 
-    record, page = write_page_again(folder)
     with progress_on_stderr() as progress:
-        images = write_figures(record, folder / IMAGES_FOLDER, progress) if figures else []
+        page, *images = make_again(folder, with_figures=figures, progress=progress)
     if as_json:
         print_json({"page": str(page), "figures": [str(path) for path in images]})
         return
-    say(f"wrote {page}" + (f" and {len(images)} images in {folder / IMAGES_FOLDER}" if images else ""))
+    say(f"wrote {page}" + (f" and {len(images)} images in {images[0].parent}" if images else ""))
 
 
 @app.command("finetune")
@@ -342,9 +341,8 @@ def demo_command(
     from secateur.cli.reports import demo_rows
     from secateur.demo import run_demo
 
-    with_report = _can_report()
     with progress_on_stderr() as progress:
-        result = run_demo(out, progress, overwrite=overwrite, with_report=with_report)
+        result = run_demo(out, progress, overwrite=overwrite, with_report=_can_report())
     if as_json:
         print_json(result.as_json())
         return
@@ -352,8 +350,7 @@ def demo_command(
     for label, sentence in (("before", result.before.sentence), ("after", result.after.sentence)):
         say(f"{label}: {sentence}")
     say(f"wrote {out} in {result.seconds:.0f} s; load it with AutoModelForCausalLM.from_pretrained('{out}')")
-    if with_report:
-        _point_to_report(out)
+    _point_to_report(out)
 
 
 @app.command("methods")
@@ -420,9 +417,11 @@ def _can_report() -> bool:
 
 
 def _point_to_report(folder: Path) -> None:
+    """Say where the page is, if one was made."""
     from secateur.report.stored import PAGE_NAME
 
-    say(f"open {folder / PAGE_NAME} in a browser to see what came of it")
+    if (folder / PAGE_NAME).is_file():
+        say(f"open {folder / PAGE_NAME} in a browser to see what came of it")
 
 
 def _print_dry_run(model: str, recipe: Recipe, *, as_json: bool) -> None:

@@ -48,7 +48,7 @@ def embed_batch(loaded: LoadedModel, batch: Mapping[str, Tensor]) -> Tensor:
     inputs = {name: value.to(model.device) for name, value in batch.items()}
     with torch.inference_mode():
         states = model.base_model(**inputs).last_hidden_state.float()  # (B, T, D)
-    weights = inputs["attention_mask"][..., None].float()
+    weights = inputs.get("attention_mask", torch.ones(states.shape[:2], device=states.device))[..., None].float()
     pooled = states[:, 0] if pooling == "first" else (states * weights).sum(dim=1) / weights.sum(dim=1)
     return torch.nn.functional.normalize(pooled, dim=1).cpu()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from secateur.encoding import Batch
+from secateur.encoding import Batch, find_length
 from secateur.evaluation.embeddings import embed_batch
 from secateur.evaluation.perplexity import PerplexityScore, compare_losses
 from secateur.evaluation.speed import Latency, measure_latency
@@ -22,6 +22,8 @@ LATENCY_REPETITIONS = 3
 EXAMPLES = 3
 Item = TypeVar("Item")
 PROMPT_TOKENS, NEW_TOKENS = 16, 24
+MOST_CHARACTERS = 240
+"""Of a text that is shown."""
 TASKS: dict[Kind, str] = {
     "language model": "How the text goes on, most likely token by token",
     "classifier": "The class of the text",
@@ -47,24 +49,24 @@ class Impression:
     """Time of one sequence."""
 
 
-def find_kind(loaded: LoadedModel) -> Kind:
-    """What a model can be looked at by without labels."""
-    if loaded.is_language_model:
+def find_kind(loaded: LoadedModel, batches: Sequence[Batch]) -> Kind:
+    """What a model can be looked at by without labels, on these inputs."""
+    if loaded.is_language_model and any(len(ids) > 1 for ids in _real_rows(batches)):
         return "language model"
     model: Any = loaded.model
     if is_classifier(model):
         return "classifier" if model.config.num_labels > 1 else "outputs"
-    return "embeddings" if loaded.family.kind == "encoder" and loaded.pooling in ("first", "mean") else "outputs"
+    is_embedder = loaded.family.kind == "encoder" and loaded.pooling in ("first", "mean")
+    return "embeddings" if is_embedder and any(True for _ in _real_rows(batches)) else "outputs"
 
 
 def take_impression(loaded: LoadedModel, batches: Sequence[Batch], timed: Batch) -> Impression:
     """What a model makes of some batches, and how long it takes for another."""
-    kind = find_kind(loaded)
+    kind = find_kind(loaded, batches)
     score: PerplexityScore | None = None
     if kind == "language model":
         score, answers = _read_tokens(loaded, batches)
-        prompts = [ids.tolist() for ids in _choose(_texts(loaded, batches))]
-        shown = tuple(continue_texts(loaded.model, loaded.tokenizer, prompts)) if loaded.tokenizer else ()
+        shown = _continue(loaded, _choose(_texts(loaded, batches)))
     elif kind == "classifier":
         logits = torch.cat([read_outputs(loaded.model, batch, "logits", "cls").cpu() for batch in batches])
         answers, shown = logits.argmax(dim=1), _name_classes(loaded, logits[_choose(range(len(logits)))])
@@ -88,9 +90,10 @@ def compare_impressions(
         note = f"log-loss {gap.nats:+.3f}{error} nats a token, paired over {windows} windows"
         readings.append(Reading("perplexity", before.score.perplexity, after.score.perplexity, note=note))
     if before.answers.ndim == 1:
-        name = "same most likely token" if before.kind == "language model" else "same class"
+        is_text = before.kind == "language model"
+        name, of = ("same most likely token", "places") if is_text else ("same class", "rows")
         share = float((before.answers == after.answers).double().mean())
-        readings.append(Reading(name, 1.0, share, note=f"share of {len(before.answers):,} places"))
+        readings.append(Reading(name, 1.0, share, note=f"share of {len(before.answers):,} {of}"))
     else:
         what = "embeddings" if before.kind == "embeddings" else "outputs"
         cosine = float((before.answers * after.answers).sum(dim=1).mean())
@@ -98,43 +101,52 @@ def compare_impressions(
         readings.append(Reading(f"likeness of {what}", 1.0, cosine, note=note))
     tokens = before.latency.tokens
     spread = f"quartiles {before.latency.spread_ms:.1f} and {after.latency.spread_ms:.1f} ms apart"
-    note = f"one sequence of {tokens} tokens, median of {LATENCY_REPETITIONS}; {spread}"
+    timed = f"one sequence of {tokens} tokens" if tokens else "one input"
+    note = f"{timed}, median of {LATENCY_REPETITIONS}; {spread}"
     readings.append(Reading("latency", before.latency.median_ms, after.latency.median_ms, "ms", note))
-    texts = [_read(loaded, ids) for ids in _choose(_texts(loaded, batches))] if before.shown else []
-    examples = tuple(map(Example, texts, before.shown, after.shown))
+    texts = [_read(loaded.tokenizer, ids) for ids in _choose(_texts(loaded, batches))] if before.shown else []
+    shown = zip(texts, before.shown, after.shown, strict=True)
+    examples = tuple(Example(*map(_shorten, parts)) for parts in shown)
     return Look(text, tuple(readings), TASKS[before.kind], examples)
 
 
 def _read_tokens(loaded: LoadedModel, batches: Sequence[Batch]) -> tuple[PerplexityScore, Tensor]:
-    """Log-loss of each row of real tokens, and the likeliest next token at each place."""
+    """Log-loss of each row of at least two real tokens, and the likeliest next token at each place."""
     losses: list[float] = []
     counts: list[int] = []
     answers: list[Tensor] = []
     model: Any = loaded.model
-    for batch in batches:
-        for ids in _real_rows(batch):
-            with torch.inference_mode():
-                logits = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1]
-            loss = torch.nn.functional.cross_entropy(logits.float(), ids[1:].to(logits.device))
-            losses.append(float(loss))
-            counts.append(len(ids) - 1)
-            answers.append(logits.argmax(dim=1).cpu())
+    for ids in _real_rows(batches):
+        if len(ids) < 2:
+            continue
+        with torch.inference_mode():
+            logits = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.float(), ids[1:].long().to(logits.device))
+        losses.append(float(loss))
+        counts.append(len(ids) - 1)
+        answers.append(logits.argmax(dim=1).cpu())
     return PerplexityScore(tuple(losses), tuple(counts)), torch.cat(answers)
 
 
 def continue_texts(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], new_tokens: int = NEW_TOKENS
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], new_tokens: int = NEW_TOKENS, *, with_prompts: bool
 ) -> list[str]:
-    """How a language model goes on after tokens, most likely token by token; the new text alone.
-
-    All prompts are cut to the length of the shortest, so that they run as one batch.
-    """
-    length = min(map(len, prompts))
-    inputs = torch.tensor([list(ids)[:length] for ids in prompts], device=model.device)
+    """How a language model goes on after tokens, most likely token by token; prompts are of one length."""
+    inputs = torch.tensor([list(ids) for ids in prompts], device=model.device)
     settings = {"max_new_tokens": new_tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id or 0}
     with torch.inference_mode(), quiet_transformers():
         found = model.generate(inputs, attention_mask=torch.ones_like(inputs), **settings)
-    return [_read_ids(tokenizer, ids[length:]) for ids in found]
+    return [_read(tokenizer, ids if with_prompts else ids[inputs.shape[1] :]) for ids in found]
+
+
+def _continue(loaded: LoadedModel, prompts: Sequence[Tensor]) -> tuple[str, ...]:
+    if loaded.tokenizer is None:
+        return ()
+    new_tokens = min(NEW_TOKENS, find_length(loaded, None) - len(prompts[0]))
+    if new_tokens < 1:
+        return ()
+    ids = [prompt.tolist() for prompt in prompts]
+    return tuple(continue_texts(loaded.model, loaded.tokenizer, ids, new_tokens, with_prompts=False))
 
 
 def _choose(items: Sequence[Item]) -> list[Item]:
@@ -160,7 +172,9 @@ def _find_neighbours(loaded: LoadedModel, batches: Sequence[Batch], embeddings: 
     cosines = embeddings @ embeddings.T
     nearest = cosines.fill_diagonal_(-2.0).max(dim=1)
     places = list(zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True))
-    return tuple(f"{_read(loaded, texts[place])} ({cosine:.3f})" for place, cosine in _choose(places))
+    return tuple(
+        f"{_shorten(_read(loaded.tokenizer, texts[place]))} ({cosine:.3f})" for place, cosine in _choose(places)
+    )
 
 
 def _represent(loaded: LoadedModel, batch: Batch, kind: Kind) -> Tensor:
@@ -173,23 +187,28 @@ def _represent(loaded: LoadedModel, batch: Batch, kind: Kind) -> Tensor:
 
 
 def _texts(loaded: LoadedModel, batches: Sequence[Batch]) -> list[Tensor]:
-    """Token ids of each row; of a language model's only the beginning, which is to be continued."""
-    rows = [ids for batch in batches if "input_ids" in batch for ids in _real_rows(batch)]
-    return [ids[:PROMPT_TOKENS] for ids in rows] if loaded.is_language_model else rows
+    """Token ids of each row; of a language model only beginnings of one length, which are to be continued."""
+    rows = list(_real_rows(batches))
+    if not loaded.is_language_model:
+        return rows
+    length = min(PROMPT_TOKENS, max(map(len, rows)))
+    return [ids[:length] for ids in rows if len(ids) >= length]
 
 
-def _real_rows(batch: Batch) -> list[Tensor]:
-    """(tokens,) ids of each row without its padding."""
-    ids = batch["input_ids"]
-    mask = batch.get("attention_mask", torch.ones_like(ids)).bool()
-    return [row[real] for row, real in zip(ids, mask, strict=True)]
+def _real_rows(batches: Sequence[Batch]) -> Iterator[Tensor]:
+    """(tokens,) ids of each row without its padding; none of batches without ids."""
+    for batch in batches:
+        if "input_ids" in batch:
+            ids = batch["input_ids"]
+            mask = batch.get("attention_mask", torch.ones_like(ids)).bool()
+            yield from (row[real] for row, real in zip(ids, mask, strict=True))
 
 
-def _read(loaded: LoadedModel, ids: Tensor) -> str:
-    return _read_ids(loaded.tokenizer, ids)
-
-
-def _read_ids(tokenizer: Any, ids: Tensor) -> str:
+def _read(tokenizer: Any, ids: Tensor) -> str:
     """Tokens as text on one line."""
     text: str = tokenizer.decode(ids, skip_special_tokens=True)
     return " ".join(text.split())
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."

@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from secateur.errors import InputError, SecateurError, UnsupportedModelError
+from secateur.errors import InputError, SecateurError, UnsupportedModelError, one_line
 from secateur.models.families import Family, find_family, unsupported
 from secateur.models.outputs import is_classifier
 from secateur.models.safety import check_weights, read_config, read_json
@@ -266,13 +266,9 @@ def _call(source: Source, function: Any, *args: Any, **settings: Any) -> Any:
     except ImportError as error:
         if source.gguf_file:
             raise InputError("reading GGUF needs two more packages: pip install gguf accelerate") from error
-        raise InputError(f"{source.folder} needs a package that is missing: {_one_line(error)}") from error
+        raise InputError(f"{source.folder} needs a package that is missing: {one_line(error)}") from error
     except Exception as error:  # tokenizers raises bare Exception for a file it can't use
-        raise InputError(f"transformers can't read {source.folder}: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+        raise InputError(f"transformers can't read {source.folder}: {one_line(error)}") from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import InputError, UnsupportedModelError
+from secateur.errors import InputError, UnsupportedModelError, one_line
 from secateur.models.source import Source
 
 INDEX = "model.safetensors.index.json"
@@ -144,7 +144,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} can't be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} can't be read: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object")
     return content

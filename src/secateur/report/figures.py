@@ -28,7 +28,6 @@ from secateur.results.record import CompareRecord, InformationSummary, NetworkVi
 
 HEAT_SIDE, MANY_SIDE, MANY = 512, 192, 8
 """Rows of a heat map at most; the same where there are more than so many networks."""
-MOST_POINTS = 512
 BINS = 30
 
 
@@ -89,14 +88,12 @@ def pair_histogram(view: NetworkView, information: InformationSummary) -> Figure
 def neuron_map(view: NetworkView, information: InformationSummary) -> Figure:
     """Neurons as points, near each other where they have much in common."""
     clusters = int(view.cluster.max(initial=1))
-    marks = tuple(
-        Points(name, x, y, colours, symbol, facts)
-        for name, symbol, (x, y, colours, facts) in (
-            ("stays", SYMBOLS[0], _points(view, information, view.is_kept)),
-            ("removed", SYMBOLS[-1], _points(view, information, ~view.is_kept)),
-        )
-        if len(x)
-    )
+    marks = []
+    for name, symbol, chosen in (("stays", SYMBOLS[0], view.is_kept), ("removed", SYMBOLS[-1], ~view.is_kept)):
+        if chosen.any():
+            x, y = view.position[chosen].T
+            colours = (view.cluster[chosen] - 1) % len(PALETTE)
+            marks.append(Points(name, x, y, colours, symbol, _tell(view, information, chosen)))
     return Figure(
         "map",
         "Map of the neurons",
@@ -106,7 +103,7 @@ def neuron_map(view: NetworkView, information: InformationSummary) -> Figure:
         f"common); colours are {clusters} clusters of the dendrogram.",
         Axis("first direction"),
         Axis("second direction"),
-        marks,
+        tuple(marks),
     )
 
 
@@ -118,7 +115,7 @@ def importance_plot(view: NetworkView, information: InformationSummary) -> Figur
         ("removed", SYMBOLS[-1], REMOVED, ~view.is_kept),
     ):
         if chosen.any():
-            facts = _points(view, information, chosen)[3]
+            facts = _tell(view, information, chosen)
             marks.append(Points(name, view.redundancy[chosen], view.importance[chosen], colour, symbol, facts))
     stay, go = (
         float(np.median(view.importance[chosen])) if chosen.any() else 0.0 for chosen in (view.is_kept, ~view.is_kept)
@@ -128,7 +125,7 @@ def importance_plot(view: NetworkView, information: InformationSummary) -> Figur
         "Importance against redundancy",
         f"Scatter plot for {view.path}: median importance {stay:.3g} of neurons that stay, {go:.3g} of those removed.",
         "Importance: root mean square of the activation times the length of the neuron's outgoing weights. Redundancy: "
-        "the most it has in common with another neuron that stays.",
+        "the most it has in common with another of the neurons looked at that stays.",
         Axis(f"most in common with one that stays, {information.unit}"),
         Axis("importance", is_log=bool((view.importance > 0).all())),
         tuple(marks),
@@ -176,7 +173,7 @@ def redundancy_profile(views: Sequence[NetworkView], information: InformationSum
         "How redundant each network is",
         f"Lines over {len(views)} networks: the median neuron has {middle.min():.3g} to {middle.max():.3g} "
         f"{information.unit} in common with another that stays; shuffled pairs {base.min():.3g} to {base.max():.3g}.",
-        "Most that a neuron has in common with another one that stays: median and quartiles of the neurons looked at. "
+        "Most that a neuron has in common with another one that stays, of those looked at: median and quartiles. "
         "The baseline is the mean over shuffled pairs.",
         Axis("network"),
         Axis(f"in common, {information.unit}"),
@@ -189,11 +186,18 @@ def redundancy_profile(views: Sequence[NetworkView], information: InformationSum
     )
 
 
+def count_neurons(record: PruneRecord) -> tuple[int, int]:
+    """Neurons before and after, zero padding not counted."""
+    total = sum(record.before.widths)
+    return total, total - sum(view.width_before - view.width_after for view in record.networks)
+
+
 def size_bars(record: PruneRecord) -> Figure:
     """What is left of the model, as shares of what it was."""
     before, after = record.before, record.after
+    neurons = count_neurons(record)
     shares = {
-        "neurons": sum(after.widths) / sum(before.widths),
+        "neurons": neurons[1] / neurons[0],
         "FLOPs, ffn": after.ffn_multiply_adds / before.ffn_multiply_adds,
         "FLOPs, model": after.model_multiply_adds / before.model_multiply_adds,
         "parameters": after.parameters / before.parameters,
@@ -329,19 +333,16 @@ def _row_facts(points: Sequence[Point]) -> dict[str, Values]:
     }
 
 
-def _points(
-    view: NetworkView, information: InformationSummary, chosen: Values
-) -> tuple[Values, Values, Values, dict[str, Values]]:
-    """Places on the map, colours and facts of some neurons."""
-    x, y = view.position[chosen].T
-    facts = {
+def _tell(view: NetworkView, information: InformationSummary, chosen: Values) -> dict[str, Values]:
+    """What is told of some neurons."""
+    nearest = view.nearest[chosen]
+    return {
         "neuron": view.neurons[chosen],
         "cluster": view.cluster[chosen],
         "importance": view.importance[chosen],
-        "nearest that stays": view.nearest[chosen],
+        "nearest that stays": np.where(nearest < 0, "none", nearest.astype(str)),
         f"in common with it, {information.unit}": view.redundancy[chosen],
     }
-    return x, y, (view.cluster[chosen] - 1) % len(PALETTE), facts
 
 
 def _neuron_histogram(view: NetworkView, key: str, title: str, label: str, values: Values) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def draw_figure(canvas: Any, figure: Figure) -> None:
             _draw_points(axes, mark)
     _set_axis(axes, "x", figure.x)
     _set_axis(axes, "y", figure.y)
-    canvas.suptitle(figure.title, x=0.02, horizontalalignment="left")
+    canvas.suptitle(_plain(figure.title), x=0.02, horizontalalignment="left")
     if len(figure.marks) > MOST_IN_LEGEND and not figure.y.names:
         canvas.legend(loc="outside right upper", fontsize="small")
     elif len(figure.marks) > 1 and not figure.y.names:
@@ -62,14 +61,14 @@ def _draw_bars(axes: Any, mark: Bars, number: int, count: int) -> None:
     width = 0.8 / count
     places = mark.x + (number - (count - 1) / 2) * width
     look = {"hatch": "//", "edgecolor": "white", "linewidth": 0} if mark.is_hatched else {}
-    axes.bar(places, mark.y, width, color=COLOURS[mark.colour], label=mark.name, **look)
+    axes.bar(places, mark.y, width, color=COLOURS[mark.colour], label=_plain(mark.name), **look)
 
 
 def _draw_heat_map(axes: Any, mark: HeatMap) -> None:
     values = mark.values.astype(np.float64)
     low, high = limit_colours(values)
     image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
-    axes.figure.colorbar(image, ax=axes, label=mark.unit)
+    axes.figure.colorbar(image, ax=axes, label=_plain(mark.unit))
     axes.grid(False)
 
 
@@ -79,7 +78,7 @@ def _draw_line(axes: Any, mark: Line, *, along_x: bool) -> None:
         "marker": MARKERS[mark.symbol],
         "markersize": 5,
         "linestyle": "none" if not mark.is_joined else "dashed" if mark.is_dashed else "solid",
-        "label": mark.name,
+        "label": _plain(mark.name),
     }
     if mark.errors is not None and mark.errors.any():
         error = {"xerr" if along_x else "yerr": mark.errors}
@@ -90,13 +89,17 @@ def _draw_line(axes: Any, mark: Line, *, along_x: bool) -> None:
 
 def _draw_points(axes: Any, mark: Points) -> None:
     colours = COLOURS[mark.colour] if isinstance(mark.colour, int) else [COLOURS[number] for number in mark.colour]
-    axes.scatter(mark.x, mark.y, c=colours, marker=MARKERS[mark.symbol], s=18, linewidths=1, label=mark.name)
+    axes.scatter(mark.x, mark.y, c=colours, marker=MARKERS[mark.symbol], s=18, linewidths=1, label=_plain(mark.name))
 
 
 def _set_axis(axes: Any, which: str, axis: Axis) -> None:
-    getattr(axes, f"set_{which}label")(axis.label)
+    getattr(axes, f"set_{which}label")(_plain(axis.label))
     if axis.is_log:
         getattr(axes, f"set_{which}scale")("log")
     if axis.names:
-        names: Sequence[str] = [name.replace("$", r"\$") for name in axis.names]
-        getattr(axes, f"set_{which}ticks")(range(len(names)), names)
+        getattr(axes, f"set_{which}ticks")(range(len(axis.names)), [_plain(name) for name in axis.names])
+
+
+def _plain(text: str) -> str:
+    """Text as it is: between dollars matplotlib looks for formulas."""
+    return text.replace("$", r"\$")

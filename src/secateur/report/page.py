@@ -18,13 +18,14 @@ from secateur.report.figures import (
     MANY,
     MANY_SIDE,
     across_figures,
+    count_neurons,
     name_row,
     network_figures,
     quality_plot,
 )
 from secateur.report.marks import PALETTE, Figure, HeatMap, Mark, limit_colours
 from secateur.results.comparison import Point
-from secateur.results.record import CompareRecord, NetworkView, Provenance, PruneRecord, Reading, Record
+from secateur.results.record import CompareRecord, Look, NetworkView, Provenance, PruneRecord, Reading, Record
 
 PACKAGES = ("plotly", "jinja2", "matplotlib")
 UNKNOWN = "-"
@@ -37,10 +38,15 @@ class Card:
     """One figure of the headline, with bars."""
 
     name: str
+    """What was measured."""
     before: str
+    """Of the original, with its unit."""
     after: str
+    """Of the pruned model, with its unit."""
     ratio: str
+    """The one over the other, in words; empty where that says nothing."""
     note: str
+    """On what, and how sure it is."""
     before_length: float
     """Of its bar, 0 to 100."""
     after_length: float
@@ -52,6 +58,7 @@ class Cell:
     """One entry of a table that can be sorted."""
 
     text: str
+    """What is shown."""
     key: float | str
     """What it is sorted by."""
 
@@ -61,8 +68,11 @@ class Table:
     """A table that can be sorted."""
 
     caption: str
+    """Its title."""
     columns: tuple[str, ...]
+    """Titles of its columns."""
     rows: tuple[tuple[Cell, ...], ...]
+    """One entry for each column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +80,29 @@ class Page:
     """What the template lays out."""
 
     title: str
+    """Of the page."""
     subtitle: str
+    """What was done, in a sentence."""
     warnings: tuple[str, ...]
+    """What the user should know."""
     cards: tuple[Card, ...]
-    look: Any
+    """The headline."""
+    look: Look | None
+    """What models made of some text; None of a comparison."""
     networks: tuple[NetworkView, ...]
+    """Those to choose from; none of a comparison."""
     network_note: str
+    """What their figures were measured by."""
     network_keys: tuple[str, ...]
+    """The figures of each."""
     across: tuple[Figure, ...]
-    tables: tuple[Table, ...]
+    """Figures of the whole."""
+    table: Table
+    """The same in numbers."""
     notes: tuple[str, ...]
+    """How to read it."""
     provenance: Provenance
+    """How to do it again."""
 
 
 def require_report() -> None:
@@ -125,12 +147,12 @@ def lay_out_pruning(record: PruneRecord) -> Page:
     before, after = record.before, record.after
     length = f"one sequence of {before.sequence_length:,} tokens"
     ffn, model = "relative FLOPs, scope ffn", "relative FLOPs, scope model"
+    padded = ", padded with zeros" if count_neurons(record)[1] < sum(after.widths) else ""
     readings = [
         Reading(
             "neurons",
-            sum(before.widths),
-            sum(after.widths),
-            note=f"in {len(before.widths)} networks; width {before.width_text} before, {after.width_text} after",
+            *count_neurons(record),
+            note=f"{len(before.widths)} networks; width {before.width_text} before, {after.width_text} after{padded}",
         ),
         Reading("parameters", before.parameters, after.parameters),
         Reading(ffn, 1.0, after.ffn_multiply_adds / before.ffn_multiply_adds, note="feed-forward networks only"),
@@ -148,11 +170,11 @@ def lay_out_pruning(record: PruneRecord) -> Page:
         cards=tuple(map(_card, (*readings, *record.look.readings))),
         look=record.look,
         networks=record.networks,
-        network_note=f"{record.information.measure}; {record.information.rows} activation rows in a kernel, of "
+        network_note=f"{record.information.measure}; {record.information.rows} activation rows of "
         f"{record.information.text}, in the unpruned model.",
         network_keys=tuple(figure.key for figure in network_figures(record.networks[0], record.information)),
         across=tuple(across_figures(record)),
-        tables=(_network_table(record),),
+        table=_network_table(record),
         notes=(),
         provenance=record.provenance,
     )
@@ -171,7 +193,7 @@ def lay_out_comparison(record: CompareRecord) -> Page:
         network_note="",
         network_keys=(),
         across=(quality_plot(record),),
-        tables=(_comparison_table(record),),
+        table=_comparison_table(record),
         notes=record.notes,
         provenance=record.provenance,
     )
@@ -245,7 +267,7 @@ def _quantise(values: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 def _card(reading: Reading) -> Card:
     largest = max(reading.before, reading.after)
-    known = np.isfinite(largest) and largest > 0
+    known = bool(np.isfinite([reading.before, reading.after]).all()) and largest > 0
     before, after = ((value / largest * 100 if known else 0.0) for value in (reading.before, reading.after))
     ratio = f"{reading.after / reading.before:.4f} of before" if known and reading.before else ""
     unit = f" {reading.unit}" if reading.unit else ""
@@ -301,7 +323,7 @@ def _network_table(record: PruneRecord) -> Table:
         "share removed",
         "error as cut",
         "error refitted",
-        f"median in common with one that stays, {unit}",
+        f"median in common with one looked at that stays, {unit}",
         f"shuffled, {unit}",
         "dead of those looked at",
         "kernel saturated",

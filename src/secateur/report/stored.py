@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from secateur.errors import InputError
 from secateur.report.page import render
-from secateur.results.record import Record
+from secateur.results.record import NetworkView, PruneRecord, Record
 
 FORMAT = 1
 JSON_NAME, PAGE_NAME = "report.json", "report.html"
@@ -38,11 +38,29 @@ def read_record(path: Path) -> Record:
     if not isinstance(found, int) or found > FORMAT:
         raise InputError(f"the report {path} has format {found}, this Secateur reads up to {FORMAT}")
     try:
-        return _RECORDS.validate_python(content)
+        record = _RECORDS.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "record"
         raise InputError(f"{path} can't be read as a report: {where}: {first['msg']}") from None
+    if isinstance(record, PruneRecord) and not (record.networks and all(map(_fits, record.networks))):
+        raise InputError(f"{path} can't be read as a report: its arrays do not fit each other")
+    return record
+
+
+def _fits(view: NetworkView) -> bool:
+    """Whether all arrays are of the same sample of neurons."""
+    count, bins = len(view.neurons), len(view.pairs)
+    optional = (view.entropy_nats, view.width_over_std)
+    each = (view.is_kept, view.cluster, view.importance, view.redundancy, view.nearest)
+    shapes = {values.shape for values in (view.neurons, *each, *(values for values in optional if values.size))}
+    return (
+        shapes == {(count,)}
+        and view.position.shape == (count, 2)
+        and view.information.shape == (count, count)
+        and (view.pairs.shape, view.baseline.shape, view.edges.shape) == ((bins,), (bins,), (bins + 1,))
+        and min(count, bins, view.width_before) > 0
+    )
 
 
 def write_page(record: Record, path: Path) -> None:

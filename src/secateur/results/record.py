@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from secateur.results.comparison import Row
 from secateur.results.pruning import ModelSize
@@ -105,6 +105,8 @@ class InformationSummary:
     """Activation rows, for each kernel where there are kernels."""
     text: str
     """What the rows are of, in words."""
+    tokens: int
+    """Tokens of text that all else was measured on (importance, dead neurons)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class NetworkView:
     importance: Array
     """(S,) float32, root mean square of the activation x length of the neuron's down-projection column."""
     redundancy: Array
-    """(S,) float32, most that it has in common with another neuron that stays; 0 where the sample has none."""
+    """(S,) float32, most that it has in common with another neuron of the sample that stays; 0 without one."""
     nearest: Array
     """(S,) int32, number of that neuron; -1 where there is none."""
     entropy_nats: Array
@@ -246,4 +248,4 @@ class CompareRecord:
     """Tells the records apart."""
 
 
-Record = PruneRecord | CompareRecord
+Record = Annotated[PruneRecord | CompareRecord, Field(discriminator="kind")]
