@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import secateur
 import tiny
@@ -222,6 +223,15 @@ class TestLook:
         assert result.views is not None, result.warnings
         assert result.views.look.text.endswith("which was calibrated on")
         assert all(np.isfinite(reading.after) for reading in result.views.look.readings)
+
+    def test_a_model_that_makes_the_input_of_its_decoder_itself(self):
+        torch.manual_seed(0)
+        model = transformers.T5ForSequenceClassification(transformers.T5Config(**tiny.T5, num_labels=2)).eval()
+        ids = torch.randint(3, tiny.VOCABULARY, (8, 12))
+        ids[:, -1] = 2  # the end of the text, which the head reads
+        settings = {"calibration": [{"input_ids": ids}], "keep": 0.5, "round_to": 1, "method": "minitron"}
+        result = secateur.prune(model, **settings, with_report=True)
+        assert result.views.look.readings[0].name == "same class"
 
     def test_images_are_few(self):
         model = tiny.make_model("vit")

@@ -27,7 +27,7 @@ CalibrationInput = str | Path | Sequence[str] | Iterable[Batch] | None
 BLOCK_CHARACTERS = 1 << 16
 """Characters of running text that are tokenised at once."""
 MIN_TOKENS = 256
-UNSEEN_TOKENS, UNSEEN_WINDOW = 768, 128
+UNSEEN_TOKENS, UNSEEN_WINDOW = 640, 128
 """Tokens of text that pruning did not see, for a first look, and those in a window of it."""
 MOST_IMAGES = 16
 """Rows without tokens that stand for as many tokens as are asked for."""

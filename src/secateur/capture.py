@@ -274,9 +274,12 @@ def require_rows(rows: int) -> int:
 
 
 def run_body(model: Any, inputs: Mapping[str, Any]) -> None:
-    """One forward pass up to the head, which says nothing about activations."""
-    body = getattr(model, "base_model", model)
-    body(**inputs)
+    """One forward pass up to the head, which says nothing about activations.
+
+    Of a model that makes the input of its decoder itself, all of it.
+    """
+    makes_input = model.config.is_encoder_decoder and "decoder_input_ids" not in inputs
+    (model if makes_input else getattr(model, "base_model", model))(**inputs)
 
 
 @contextmanager

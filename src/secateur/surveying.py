@@ -13,10 +13,11 @@ from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from torch import Tensor
 
 from secateur.calibration import Calibration, CalibrationInput, prepare_unseen
-from secateur.capture import blaming_batch, watched
+from secateur.capture import blaming_batch, run_body, watched
 from secateur.encoding import Batch
 from secateur.evaluation.looking import Impression, compare_impressions, take_impression
 from secateur.information import find_widths, mutual_information
+from secateur.memory import give_back
 from secateur.methods.contract import PruningContext
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
@@ -30,7 +31,7 @@ MOST_NEURONS = 512
 """Neurons of a network that are looked at, drawn at random where it has more."""
 MOST_SHUFFLED = 192
 """Of these, those whose rows are shuffled for the baseline."""
-SURVEYED_TOKENS, TIMED_TOKENS = 512, 128
+SURVEYED_TOKENS, TIMED_TOKENS = 384, 128
 """Tokens of text that activations are read on, and those of a sequence that is timed."""
 KERNEL_ROWS = 100
 """Rows of the kernels, where the choice did not measure information."""
@@ -72,6 +73,7 @@ class Views:
 
 def observe(context: PruningContext, layers: Sequence[LayerPlan], given: CalibrationInput) -> Observation:
     """Look at the unpruned model, before it is cut; `given` is what its calibration was prepared from."""
+    give_back()  # what choosing took
     loaded = context.loaded
     unseen = prepare_unseen(given, loaded, context.recipe, context.calibration)
     timed = _find_longest(unseen.batches)
@@ -129,7 +131,7 @@ def survey(
     for number, batch in enumerate(batches):
         inputs = as_inputs(model, batch)
         with torch.inference_mode(), watched(ffns, samples, inputs, "tokens"), blaming_batch(number, "batch"):
-            model(**inputs)
+            run_body(model, inputs)
     views, measured = [], []
     for place, (ffn, layer, sample) in enumerate(zip(ffns, layers, samples, strict=True)):
         rows = sample.finish()

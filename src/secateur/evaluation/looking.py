@@ -21,7 +21,7 @@ Kind = Literal["language model", "classifier", "embeddings", "outputs"]
 LATENCY_REPETITIONS = 3
 EXAMPLES = 3
 Item = TypeVar("Item")
-PROMPT_TOKENS, NEW_TOKENS = 16, 24
+PROMPT_TOKENS, NEW_TOKENS = 16, 20
 MOST_CHARACTERS = 240
 """Of a text that is shown."""
 TASKS: dict[Kind, str] = {
@@ -100,14 +100,15 @@ def compare_impressions(
         note = f"mean cosine with the original's, {len(before.answers):,} of them"
         readings.append(Reading(f"likeness of {what}", 1.0, cosine, note=note))
     tokens = before.latency.tokens
-    spread = f"quartiles {before.latency.spread_ms:.1f} and {after.latency.spread_ms:.1f} ms apart"
     timed = f"one sequence of {tokens} tokens" if tokens else "one input"
-    note = f"{timed}, median of {LATENCY_REPETITIONS}; {spread}"
-    readings.append(Reading("latency", before.latency.median_ms, after.latency.median_ms, "ms", note))
-    texts = [_read(loaded.tokenizer, ids) for ids in _choose(_texts(loaded, batches))] if before.shown else []
-    shown = zip(texts, before.shown, after.shown, strict=True)
-    examples = tuple(Example(*map(_shorten, parts)) for parts in shown)
-    return Look(text, tuple(readings), TASKS[before.kind], examples)
+    note = f"{timed}, fastest of {LATENCY_REPETITIONS}"
+    readings.append(Reading("latency", before.latency.least_ms, after.latency.least_ms, "ms", note))
+    examples: list[Example] = []
+    if before.shown and loaded.tokenizer is not None:
+        texts = [_read(loaded.tokenizer, ids) for ids in _choose(_texts(loaded, batches))]
+        shown = zip(texts, before.shown, after.shown, strict=True)
+        examples = [Example(*map(_shorten, parts)) for parts in shown]
+    return Look(text, tuple(readings), TASKS[before.kind], tuple(examples))
 
 
 def _read_tokens(loaded: LoadedModel, batches: Sequence[Batch]) -> tuple[PerplexityScore, Tensor]:

@@ -20,6 +20,8 @@ class Latency:
     """Median over repetitions, milliseconds."""
     spread_ms: float
     """Distance between the quartiles, milliseconds."""
+    least_ms: float
+    """The fastest, which other work on the machine slows least, milliseconds."""
     tokens: int
     """Tokens in the batch; 0 where it holds none."""
 
@@ -60,4 +62,4 @@ def _wait_for(device: torch.device) -> None:
 
 def _summarise(series: Sequence[float], tokens: int) -> Latency:
     low, _, high = statistics.quantiles(series, n=4)
-    return Latency(statistics.median(series), high - low, tokens)
+    return Latency(statistics.median(series), high - low, min(series), tokens)
