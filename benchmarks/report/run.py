@@ -21,6 +21,7 @@ from playwright.sync_api import sync_playwright
 
 from secateur.checkpoint.manifest import find_versions
 from secateur.report.page import render
+from secateur.report.stored import read_record
 from secateur.reporting import find_record, write_checkpoint_report
 
 REPETITIONS = 5
@@ -62,7 +63,7 @@ def describe(values):
 
 def main(out, results):
     """Measure, write and print."""
-    manifest, record = json.loads((out / "secateur" / "manifest.json").read_text()), find_record(out)
+    manifest, record = json.loads((out / "secateur" / "manifest.json").read_text()), read_record(find_record(out))
     content = {
         "model": record.model,
         "versions": {**find_versions(), "chromium": None},

@@ -29,6 +29,7 @@ BLOCK_CHARACTERS = 1 << 16
 MIN_TOKENS = 256
 UNSEEN_TOKENS, UNSEEN_WINDOW = 640, 128
 """Tokens of text that pruning did not see, for a first look, and those in a window of it."""
+SEEN = "{}, which was calibrated on"
 MOST_IMAGES = 16
 """Rows without tokens that stand for as many tokens as are asked for."""
 
@@ -147,28 +148,31 @@ def prepare_unseen(given: CalibrationInput, loaded: LoadedModel, recipe: Recipe,
     """
     is_text = given is None or isinstance(given, str | Path) or (isinstance(given, Sequence) and _holds_texts(given))
     if loaded.family.kind == "vision" or loaded.tokenizer is None or not is_text:
-        return _name_seen(used.head(UNSEEN_TOKENS))
+        return _rename(used.head(UNSEEN_TOKENS), SEEN)
     if given is None and recipe.task is not None:
         try:
             return _from_validation(loaded, recipe)
         except InputError:  # pruning needs the training rows only
-            return _name_seen(used.head(UNSEEN_TOKENS))
+            return _rename(used.head(UNSEEN_TOKENS), SEEN)
     # rows must be cut as they were, to know where calibration stopped
     length = min(find_length(loaded, None), UNSEEN_WINDOW) if loaded.family.kind == "decoder" else recipe.max_length
     settings = {"max_length": length, "calibration_tokens": UNSEEN_TOKENS, "calibration_share": None}
     if recipe.calibration_share is None and recipe.calibration != "-":
         skip = recipe.calibration_skip + recipe.calibration_tokens
         try:
-            return prepare_calibration(given, loaded, recipe.model_copy(update={**settings, "calibration_skip": skip}))
+            found = prepare_calibration(given, loaded, recipe.model_copy(update={**settings, "calibration_skip": skip}))
+            return _rename(found, "{}, after what was calibrated on")
         except InputError:  # nothing is left
             pass
     texts = recipe.model_copy(update={**settings, "calibration_skip": 0, "text_column": None})
     found = prepare_calibration(default_passages("test"), loaded, texts)
-    return replace(found, summary=replace(found.summary, source="text that comes with Python, test part"))
+    return _rename(found, "text that comes with Python, test part")
 
 
-def _name_seen(used: Calibration) -> Calibration:
-    return replace(used, summary=replace(used.summary, source=f"{used.summary.source}, which was calibrated on"))
+def _rename(calibration: Calibration, name: str) -> Calibration:
+    """The same with another source; {} stands for the old one."""
+    summary = calibration.summary
+    return replace(calibration, summary=replace(summary, source=name.replace("{}", summary.source)))
 
 
 def _holds_texts(given: Sequence[Any]) -> bool:

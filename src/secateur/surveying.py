@@ -179,7 +179,7 @@ def _view(
     found: MutualInformation,
     baseline: MutualInformation,
 ) -> NetworkView:
-    columns = ffn.down_columns()[torch.from_numpy(neurons)].norm(dim=1).cpu()
+    columns = ffn.down_columns(neurons).norm(dim=1).cpu()
     importance = (rows.square().mean(dim=0).sqrt() * columns).numpy()
     is_kept = np.isin(neurons, layer.kept)
     redundancy, nearest = _find_nearest(found.values, is_kept)

@@ -87,9 +87,12 @@ class FeedForward:
         """Whether it lies in the module at a path, such as a transformer layer."""
         return f"{self.path}.".startswith(f"{path}.")
 
-    def down_columns(self) -> Tensor:
-        """(K, H) float32, a copy: row j is neuron j's column of the down projection."""
-        return _matrix(self.down).detach().T.float().contiguous()
+    def down_columns(self, neurons: NDArray[np.int64] | None = None) -> Tensor:
+        """(K, H) float32, a copy: row j is neuron j's column of the down projection; or (n, H) of some neurons only."""
+        columns = _matrix(self.down).detach().T
+        if neurons is not None:
+            columns = columns[torch.from_numpy(neurons).to(columns.device)]
+        return columns.float().contiguous()
 
     def incoming_rows(self) -> Tensor:
         """(K, weights) float32, a copy: row j is all that leads into neuron j, gate and biases included."""
