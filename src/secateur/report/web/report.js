@@ -160,7 +160,11 @@
       header.querySelector("button").addEventListener("click", () => sortBy(table, column, header)));
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  addEventListener("beforeprint", () => { root.classList.add("printing"); drawAll(); });
+  addEventListener("beforeprint", () => {
+    root.classList.add("printing");
+    for (const details of document.querySelectorAll("details")) details.open = true;
+    drawAll();
+  });
   addEventListener("afterprint", () => { root.classList.remove("printing"); drawAll(); });
   drawAll();
 })();
