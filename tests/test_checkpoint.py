@@ -3,8 +3,11 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,6 +197,7 @@ class TestWriting:
                 raise Stopped(15)
             return rename(path, target)
 
+        monkeypatch.setattr(staging, "_exchange", lambda one, two: False)
         monkeypatch.setattr(Path, "rename", interrupted)
         with pytest.raises(Stopped):
             result.save(tmp_path / "out", overwrite=True)
@@ -230,6 +234,86 @@ class TestWriting:
         prune(str(checkpoint), **{**FAST, "keep": 0.25}).save(tmp_path / "out", overwrite=True)
         assert json.loads((tmp_path / "out/config.json").read_text())["intermediate_size"] == 6
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out"]
+
+    def test_without_room_nothing_is_written_and_both_figures_are_told(self, checkpoint, tmp_path, monkeypatch):
+        result = prune(str(checkpoint), **FAST)
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(SecateurError, match=r"needs [\d,]+ bytes, and 1,000 are free in "):
+            result.save(tmp_path / "new" / "out")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+    def test_what_is_written_is_no_more_than_was_asked_for(self, checkpoint, tmp_path, monkeypatch):
+        asked = []
+        monkeypatch.setattr("secateur.checkpoint.writing.require_space", lambda out, needed: asked.append(needed))
+        prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()) < asked[0]
+
+
+class TestExchange:
+    """What happens between an old OUT and a new one."""
+
+    def fill(self, folder, text):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(text)
+        return folder
+
+    def write(self, out):
+        with staging.staged(out) as stage:
+            (stage / "file").write_text("new")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is of Linux")
+    def test_it_is_one_step_where_the_system_can(self, tmp_path, monkeypatch):
+        out = self.fill(tmp_path / "out", "old")
+        monkeypatch.setattr(Path, "rename", lambda path, target: pytest.fail("a second step"))
+        self.write(out)
+        assert (out / "file").read_text() == "new"
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_elsewhere_it_is_two_renames(self, tmp_path, monkeypatch):
+        out = self.fill(tmp_path / "out", "old")
+        monkeypatch.setattr(staging, "_exchange", lambda one, two: False)
+        self.write(out)
+        assert (out / "file").read_text() == "new"
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_an_exchange_that_fails_leaves_the_old_one(self, tmp_path, monkeypatch):
+        out = self.fill(tmp_path / "out", "old")
+
+        def fail(one, two):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(staging, "_exchange", fail)
+        with pytest.raises(SecateurError, match="Input/output error"):
+            self.write(out)
+        assert (out / "file").read_text() == "old"
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_after_a_kill_between_two_renames_the_old_one_is_put_back_at_the_next_start(self, tmp_path):
+        out = self.fill(tmp_path / "a [name]*", "old")
+        code = f"""
+import os
+from pathlib import Path
+from secateur.checkpoint import staging
+
+rename = Path.rename
+
+def killed(path, target):
+    if path.name.endswith(".partial"):
+        os.kill(os.getpid(), 9)
+    return rename(path, target)
+
+Path.rename = killed
+staging._exchange = lambda one, two: False
+with staging.staged(Path({str(out)!r})) as stage:
+    (stage / "file").write_text("new")
+"""
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+        assert not out.exists()
+        with pytest.raises(InputError, match="OUT must not exist yet"):
+            staging.check_target(out, source=None, overwrite=False)
+        assert (out / "file").read_text() == "old"
+        assert not list(tmp_path.glob(".*.old"))
 
 
 class TestTarget:

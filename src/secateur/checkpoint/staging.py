@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import glob
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +21,19 @@ from secateur.models.source import as_path
 MANIFEST_NAME = "manifest.json"
 MARKER = f"secateur/{MANIFEST_NAME}"
 """File that marks a folder as one that Secateur wrote, and so may replace."""
+ASIDE, OLD = ".old", "old"
+"""End of the name of a folder beside OUT that the old OUT waits in, and its name there."""
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Linux's numbers for paths from the working folder, and for swapping two of them."""
 
 
 def check_target(out: Path, *, source: Path | None, overwrite: bool) -> None:
-    """Raise InputError unless a checkpoint may be written to `out`; `source` is the folder it is made from, if any."""
+    """Raise InputError unless a checkpoint may be written to `out`; `source` is the folder it is made from, if any.
+
+    What a killed run left aside is put back first.
+    """
     target = as_path(out).resolve()
+    recover(target)
     if source is not None and (target == source.resolve() or source.resolve() in target.parents):
         raise InputError(f"OUT must lie outside the model's own folder, got {out}")
     if source is not None and target in source.resolve().parents:
@@ -51,7 +63,7 @@ def _check_parents(target: Path, out: Path) -> None:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` to write in; on leaving it takes the place of `out` in one rename.
+    """A new folder beside `out` to write in; on leaving it takes the place of `out`.
 
     If the block fails, the folder is removed and `out` is as it was. Parents that had to be made go too.
     """
@@ -81,26 +93,70 @@ def settle(folder: Path) -> None:
     os.umask(umask)
     for path in [folder, *folder.rglob("*")]:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(path)
+
+
+def require_space(out: Path, needed: int) -> None:
+    """Raise SecateurError unless so many bytes are free where `out` goes."""
+    target = out.expanduser().resolve()
+    nearest = next(parent for parent in target.parents if parent.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < needed:
+        raise SecateurError(f"{out} was not written: it needs {needed:,} bytes, and {free:,} are free in {nearest}")
+
+
+def recover(target: Path) -> None:
+    """Put back the folder that a run moved aside and was killed before it could put the new one in its place."""
+    if target.exists() or not target.parent.is_dir():
+        return
+    left = sorted(
+        target.parent.glob(f".{glob.escape(target.name)}.*{ASIDE}/{OLD}"), key=lambda path: path.stat().st_mtime
+    )
+    if left:
+        left[-1].rename(target)
+        shutil.rmtree(left[-1].parent, ignore_errors=True)
 
 
 def _swap(stage: Path, target: Path) -> None:
-    """Rename the stage to the target; a folder already there is moved aside and removed only once that worked."""
+    """Put the stage in the target's place, in one step where the system can; a folder there before ends as the stage.
+
+    Where it can't, the old folder is moved aside, and removed only once the new one is there; `recover` puts it back if
+    nothing could happen between.
+    """
     if not target.exists():
         stage.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    target.rename(aside / "old")
+    elif not _exchange(stage, target):
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=ASIDE, dir=target.parent))
+        target.rename(aside / OLD)
+        try:
+            stage.rename(target)
+        except BaseException:  # a signal too
+            if not target.exists():
+                (aside / OLD).rename(target)
+            raise
+        finally:
+            if target.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+    _flush(target.parent)
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system or the file system can't."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(two), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(two))
+
+
+def _flush(path: Path) -> None:
+    """Have what is known of a file or folder on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        stage.rename(target)
-    except BaseException:  # a signal too
-        if not target.exists():
-            (aside / "old").rename(target)
-        raise
+        os.fsync(descriptor)
     finally:
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+        os.close(descriptor)

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from secateur.checkpoint.card import SOURCE_CARD, CardImage, write_card
 from secateur.checkpoint.config import write_config
 from secateur.checkpoint.plans import PLAN_FOLDER, save_plan
-from secateur.checkpoint.staging import MARKER, check_target, staged
+from secateur.checkpoint.staging import MARKER, check_target, require_space, staged
 from secateur.encoding import Batch
 from secateur.errors import VerificationError
 from secateur.memory import give_back
@@ -47,6 +47,8 @@ REPLACED_FILES = {
 LEFT_FOLDERS = {"onnx", "openvino", "coreml", PLAN_FOLDER}
 """Weights of other runtimes, and what an earlier pruning of the original left."""
 VERIFIED_ROWS, VERIFIED_TOKENS = 2, 64
+SPARE = 32 << 20
+"""Bytes that are to be free beside the weights, for all small files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,16 @@ def write_checkpoint(
             images=record.write_report(folder),
         )
 
-    write_folder(pruned, out, example, manifest=record.manifest, write_beside=write_beside, overwrite=overwrite)
+    updates = [layer.update.weight.nbytes for layer in record.plan.layers if layer.update is not None]
+    write_folder(
+        pruned,
+        out,
+        example,
+        manifest=record.manifest,
+        write_beside=write_beside,
+        overwrite=overwrite,
+        extra_bytes=sum(updates),
+    )
 
 
 def write_folder(
@@ -116,6 +127,7 @@ def write_folder(
     changes: Mapping[str, Any] | None = None,
     write_beside: Callable[[Path], None] = lambda folder: None,
     overwrite: bool = False,
+    extra_bytes: int = 0,
 ) -> None:
     """Write weights, config, tokenizer and a manifest; the same promises as `write_checkpoint`.
 
@@ -127,9 +139,13 @@ def write_folder(
         changes: keys of the original's config.json that have other values now.
         write_beside: writes what else belongs into the folder.
         overwrite: replace a folder that Secateur wrote before.
+        extra_bytes: that `write_beside` takes.
     """
     original = loaded.source.original_folder if loaded.source else None
     check_target(out, source=original, overwrite=overwrite)
+    require_space(
+        out, extra_bytes + weights_in_memory(loaded.model) + sum(map(_size, list_other_files(original))) + SPARE
+    )
     with staged(out) as folder, quiet_transformers():
         _save_weights(loaded, folder, original)
         write_config(
@@ -151,11 +167,22 @@ def write_folder(
 
 
 def copy_other_files(original: Path, folder: Path) -> None:
-    """Copy tokenizer, templates, licence and the like byte for byte; weights in other formats stay behind.
+    """Copy tokenizer, templates, licence and the like byte for byte."""
+    for path in list_other_files(original):
+        name = path.relative_to(original)
+        target = folder / (SOURCE_CARD if str(name) == "README.md" else name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def list_other_files(original: Path | None) -> list[Path]:
+    """Files of the original that carry over as they are; weights in other formats stay behind.
 
     Links that lead out of the original are not followed, except into the blobs of a hub cache.
     """
-    inside = original.resolve()
+    if original is None:
+        return []
+    inside, found = original.resolve(), []
     allowed = inside.parent.parent if inside.parent.name == "snapshots" else inside
     for path in sorted(original.rglob("*")):
         name = path.relative_to(original)
@@ -163,11 +190,18 @@ def copy_other_files(original: Path, folder: Path) -> None:
         is_left = path.suffix in WEIGHT_SUFFIXES or name.parts[0] in LEFT_FOLDERS
         if not path.is_file() or hidden or is_left or str(name) in REPLACED_FILES - {"README.md"}:
             continue
-        if allowed not in path.resolve().parents:
-            continue
-        target = folder / (SOURCE_CARD if str(name) == "README.md" else name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        if allowed in path.resolve().parents:
+            found.append(path)
+    return found
+
+
+def weights_in_memory(model: Any) -> int:
+    """Bytes of all weights, tied ones counted once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}.values())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def verify(folder: Path, model: Any, example: Batch) -> None:
