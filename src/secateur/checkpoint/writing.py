@@ -21,7 +21,7 @@ from secateur.errors import VerificationError
 from secateur.memory import give_back
 from secateur.models.families import configured_width
 from secateur.models.loading import LoadedModel, hash_weights, number_format, quiet_transformers
-from secateur.models.safety import shard_limit
+from secateur.models.safety import own_folder, shard_limit
 from secateur.results import CalibrationSummary, ModelSize, PruningPlan
 
 WEIGHT_SUFFIXES = {
@@ -182,8 +182,7 @@ def list_other_files(original: Path | None) -> list[Path]:
     """
     if original is None:
         return []
-    inside, found = original.resolve(), []
-    allowed = inside.parent.parent if inside.parent.name == "snapshots" else inside
+    allowed, found = own_folder(original), []
     for path in sorted(original.rglob("*")):
         name = path.relative_to(original)
         hidden = any(part.startswith(".") for part in name.parts)

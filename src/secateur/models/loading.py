@@ -179,7 +179,7 @@ def hash_weights(model: nn.Module) -> str:
 
 def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
     settings = read_config(source.folder)
-    stored = check_weights(source.folder)  # formats, most bytes first
+    stored = check_weights(source.folder, settings)  # formats, most bytes first
     config = _as_config(source)
     family = find_family(config)
     model_class = _find_class(settings, config, family, source)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from secateur.errors import InputError, UnsupportedModelError, one_line
 from secateur.models.source import Source
@@ -21,7 +24,18 @@ REFUSED_KEYS = {
     "configuration_files": "would put another file in the place of config.json",
 }
 FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+ITEM_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+"""Bits of an entry, by the dtypes of safetensors."""
 MAX_HEADER_BYTES = 100_000_000
+MOST_LAYERS = 1000
+"""Layers that are built however few tensors there are (layers may share them)."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -41,20 +55,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_weights(folder: Path) -> list[str]:
+def check_weights(folder: Path, config: Mapping[str, Any]) -> list[str]:
     """The number formats of the checkpoint's weights, most bytes first, after its files were checked.
 
     Raises:
-        InputError: files are missing, lie outside the folder, are pickles, or have broken headers.
+        InputError: files are missing, lie outside the folder, are pickles, or have broken headers; or the config asks
+            for so many layers that to build them alone would take for ever.
     """
     sizes: Counter[str] = Counter()
+    names: dict[str, str] = {}
     for path in _weight_files(folder):
         for name, entry in _read_header(path).items():
-            if name != "__metadata__" and entry.get("dtype") in FLOAT_TYPES:
+            if name in names:
+                raise InputError(f"the tensor '{name}' is in {names[name]} and in {path.name}, its index names one")
+            names[name] = path.name
+            if entry["dtype"] in FLOAT_TYPES:
                 start, end = entry["data_offsets"]
                 sizes[FLOAT_TYPES[entry["dtype"]]] += end - start
     if not sizes:
         raise UnsupportedModelError(f"{folder} has no floating-point weights (quantised?)")
+    _check_index(folder, names)
+    _check_layers(folder, config, len(names))
     return [name for name, _ in sizes.most_common()]
 
 
@@ -78,9 +99,10 @@ def bytes_on_disk(source: Source) -> int:
 
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():  # transformers looks for it first, too
+        _check_inside(folder / SINGLE)
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        names = read_json(folder / INDEX).get("weight_map")
+        names = read_json(folder / INDEX, is_strict=True).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise InputError(f"{folder / INDEX} has no usable 'weight_map'")
         shards = sorted(set(names.values()))
@@ -89,6 +111,7 @@ def _weight_files(folder: Path) -> list[Path]:
                 raise InputError(f"{INDEX} in {folder} points outside the folder or at no safetensors: '{shard}'")
             if not (folder / shard).is_file():
                 raise InputError(f"{folder} lacks the shard '{shard}' that its index names")
+            _check_inside(folder / shard)
         return [folder / shard for shard in shards]
     pickles = [*folder.glob("pytorch_model*.bin"), *folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
     if pickles:
@@ -99,7 +122,40 @@ def _weight_files(folder: Path) -> list[Path]:
     raise InputError(f"{folder} has no weights ({SINGLE} or {INDEX})")
 
 
+def _check_inside(path: Path) -> None:
+    """Raise InputError where a file is a link out of its folder, other than into the blobs of a hub cache."""
+    if own_folder(path.parent) not in path.resolve().parents:
+        raise InputError(f"{path} is a link out of its folder")
+
+
+def own_folder(folder: Path) -> Path:
+    """The folder that a checkpoint's files must lie in: itself, or of a snapshot in a hub cache all of the model's."""
+    inside = folder.resolve()
+    return inside.parent.parent if inside.parent.name == "snapshots" else inside
+
+
+def _check_index(folder: Path, names: Mapping[str, str]) -> None:
+    """Raise InputError where the index, if there is one that counts, places a tensor in another shard than it is in."""
+    if (folder / SINGLE).is_file():
+        return
+    for name, shard in read_json(folder / INDEX)["weight_map"].items():
+        if names.get(name, shard) != shard:
+            raise InputError(
+                f"the index in {folder} places the tensor '{name[:80]}' in {shard}, it is in {names[name]}"
+            )
+
+
+def _check_layers(folder: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """Raise InputError where the config asks for more layers than so many tensors can be of, or that may share them."""
+    for key, count in config.items():
+        if re.search(r"layers?$", key) and isinstance(count, int) and count > max(tensors, MOST_LAYERS):
+            raise InputError(
+                f"config.json in {folder} asks for {count:,} layers ('{key}'); there are {tensors} tensors"
+            )
+
+
 def _read_header(path: Path) -> dict[str, Any]:
+    """The entries of the tensors in a file, checked."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -112,18 +168,36 @@ def _read_header(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} has a broken header: {error}") from None
     if not isinstance(header, dict):
         raise InputError(f"{path} has a broken header: not an object")
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        _check_entry(path, name, entry)
     _check_extents(path, header, size - 8 - length)
     return header
 
 
+def _check_entry(path: Path, name: str, entry: Any) -> None:
+    """Raise InputError unless dtype, shape and offsets of a tensor fit each other."""
+    fault = f"{path} has a broken header: the entry of '{name[:80]}'"
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        raise InputError(f"{fault} names no dtype")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not _are_whole(shape) or not _are_whole(offsets) or len(offsets) != 2:
+        raise InputError(f"{fault} has no usable shape or data_offsets")
+    bits = ITEM_BITS.get(entry["dtype"])
+    if bits is None:
+        raise InputError(f"{fault} names the unknown dtype '{entry['dtype'][:20]}'")
+    start, end = offsets
+    if min(shape, default=0) < 0 or math.prod(shape) * bits != 8 * (end - start):
+        raise InputError(f"{fault} has a shape that does not fit its {end - start:,} bytes")
+
+
+def _are_whole(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int for value in values)
+
+
 def _check_extents(path: Path, header: dict[str, Any], data_bytes: int) -> None:
-    entries = [entry for name, entry in header.items() if name != "__metadata__"]
-    try:
-        extents = sorted((int(e["data_offsets"][0]), int(e["data_offsets"][1])) for e in entries)
-    except (TypeError, KeyError, IndexError, ValueError):
-        raise InputError(f"{path} has a broken header: an entry without data_offsets") from None
     position = 0
-    for start, end in extents:
+    for start, end in sorted(tuple(entry["data_offsets"]) for entry in header.values()):
         if start != position or end < start:
             raise InputError(f"{path} has a broken header: tensors overlap or leave gaps")
         position = end
@@ -139,10 +213,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; InputError where there is none."""
+def read_json(path: Path, *, is_strict: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; InputError where there is none, or if strict where a name appears twice."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique if is_strict else None)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read: {one_line(error)}") from None
     if not isinstance(content, dict):
