@@ -47,4 +47,4 @@ def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
     names = sorted(known)
     near = difflib.get_close_matches(got, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {what} '{got}'{hint} (known: {', '.join(names)})")
+    return InputError(f"unknown {what} '{' '.join(got.split())[:80]}'{hint} (known: {', '.join(names)})")
