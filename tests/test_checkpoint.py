@@ -537,6 +537,10 @@ class TestPlans:
         pruned = apply(again, model)
         assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), result.model.parameters(), strict=True))
 
+    def test_what_is_no_plan_is_refused(self, checkpoint):
+        with pytest.raises(InputError, match=r"plan must be what secateur.load_plan\(folder\) gives, got str"):
+            apply("some/folder", checkpoint)
+
     def test_damaged_and_newer_plans_are_refused(self, tmp_path):
         save_plan(tiny.random_plan(tiny.make_model("llama"), 5), tmp_path)
         path = tmp_path / "plan.json"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Literal, get_origin
 
 import pytest
@@ -261,3 +262,39 @@ def test_long_phases_tell_how_far_they_are_where_there_is_no_terminal(capsys, mo
         for done in range(5):
             report("scoring", done, 4)
     assert capsys.readouterr().err.splitlines() == ["scoring: 2 of 4, 61 s", "scoring: 4 of 4, 90 s"]
+
+
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_every_signal_that_stops_leaves_nothing(stop, checkpoint, tmp_path):
+    words = ["prune", str(checkpoint), str(tmp_path / "out"), "--keep", "0.5", "--calibration-tokens", "2000"]
+    code = f"""
+import os, signal
+from secateur import cli
+from secateur.checkpoint import writing
+
+def stop(*args):
+    os.kill(os.getpid(), signal.{stop})
+    raise AssertionError("went on")
+
+writing.verify = stop
+cli.main({words!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + getattr(signal, stop)
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    command = f"{sys.executable} -m secateur families --json | head -c 5"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_is_full_is_one_line():
+    command = f"{sys.executable} -m secateur families --json > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr

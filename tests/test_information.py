@@ -287,3 +287,17 @@ def test_activations_that_are_not_finite_or_not_a_matrix_are_refused():
         mutual_information([[1, 2], [3, "a"]])
     with pytest.raises(InputError, match="at least 2 rows"):
         mutual_information(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("x", "settings", "message"),
+    [
+        (np.zeros((0, 3)), {}, "x must have shape"),
+        (np.zeros((9, 0)), {}, "x must have shape"),
+        (np.zeros((9, 3)), {"batch_size": 2.5}, "batch_size must be a whole number or None, got 2.5"),
+        (np.zeros((9, 3)), {"batch_size": True}, "batch_size must be a whole number or None, got True"),
+    ],
+)
+def test_what_is_no_matrix_of_rows_is_told(x, settings, message):
+    with pytest.raises(InputError, match=message):
+        mutual_information(x, **settings)

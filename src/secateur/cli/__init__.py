@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -14,9 +15,13 @@ RESUMABLE = ("compare", "finetune", "paper")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and leave with the exit code of what happened: 0, 1 failed, 2 the caller's mistake, 130, 143."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    """Run a command and leave with the exit code of what happened.
+
+    0: done, 1: failed, 2: the caller's mistake, 129, 130 and 143: stopped by a signal.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # SIGHUP is of Unix: the terminal has gone
+            signal.signal(getattr(signal, name), _stop)
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = run(words)
@@ -25,6 +30,14 @@ def main(arguments: list[str] | None = None) -> None:
         hint = "; what is finished is kept, and the same command goes on from there" if is_resumable else ""
         sys.stderr.write(f"{stopped}{hint}\n")
         code = stopped.exit_code
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:  # standard output is a full disk, say
+        sys.stderr.write(f"error: {error.filename or 'standard output'}: {error.strerror or error}\n")
+        if "--debug" in words:
+            traceback.print_exc()
+        code = 1
     sys.exit(code)
 
 

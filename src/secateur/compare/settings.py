@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,9 @@ def check_folder(folder: Path) -> None:
     """Raise InputError where results would lie among files that are not a comparison's."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out must be a folder, got the file {folder}")
+    nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"out can't be made or written to: no permission to write in {nearest}")
     holds_files = folder.is_dir() and any(path.is_file() for path in folder.iterdir())
     if holds_files and not (folder / CELLS).is_dir():
         raise InputError(f"{folder} holds files that are not a comparison's; give a new folder by --out")

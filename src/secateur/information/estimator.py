@@ -107,7 +107,7 @@ def mutual_information(
         "Large Language Model Pruning" (arXiv 2406.00030), Eq. 3-8. Differs from the paper: `width="scott-scaled"`,
         `debias`, and widths are settled over all batches before the first batch is measured.
     """
-    _check_settings(measure, alpha, gamma, beta, dtype, debias=debias, threads=threads)
+    _check_settings(measure, alpha, gamma, beta, dtype, batch_size=batch_size, debias=debias, threads=threads)
     data = _as_matrix(x)
     with use_threads(threads):
         std = estimate_std(data)
@@ -205,8 +205,8 @@ def _as_matrix(x: Any) -> Tensor:
         data = torch.as_tensor(x)
     except (TypeError, ValueError) as error:
         raise InputError(f"x must be a matrix of numbers: {error}") from None
-    if data.ndim != 2 or data.shape[1] == 0:
-        raise InputError(f"x must have shape (rows, neurons), got {tuple(data.shape)}")
+    if data.ndim != 2 or 0 in data.shape:
+        raise InputError(f"x must have shape (rows, neurons), none of them 0, got {tuple(data.shape)}")
     data = data.detach().double()
     if not bool(torch.isfinite(data).all()):
         raise InputError("x must be finite, got NaN or infinite activations")
@@ -219,7 +219,15 @@ def _as_array(values: Tensor, dtype: str) -> np.ndarray[Any, Any]:
 
 
 def _check_settings(
-    measure: str, alpha: float, gamma: float, beta: float, dtype: str, *, debias: int, threads: int | None
+    measure: str,
+    alpha: float,
+    gamma: float,
+    beta: float,
+    dtype: str,
+    *,
+    batch_size: int | None,
+    debias: int,
+    threads: int | None,
 ) -> None:
     if measure not in UNITS:
         raise unknown_name("measure", measure, UNITS)
@@ -232,6 +240,7 @@ def _check_settings(
         ("gamma", gamma, 0 < gamma < float("inf"), "above 0"),
         ("beta", beta, 0 <= beta < 1, "in [0, 1)"),
         ("debias", debias, isinstance(debias, int) and debias >= 0, "a whole number of at least 0"),
+        ("batch_size", batch_size, batch_size is None or type(batch_size) is int, "a whole number or None"),
         ("threads", threads, threads is None or threads >= 1, "a whole number of at least 1"),
     ):
         if not holds:

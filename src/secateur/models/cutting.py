@@ -28,8 +28,10 @@ def apply(plan: PruningPlan, model: str | Path | nn.Module) -> nn.Module:
         A transformers model; `save_pretrained` writes it.
 
     Raises:
-        InputError: the model's weights are not those that the plan was made for.
+        InputError: `plan` is none, or the model's weights are not those that it was made for.
     """
+    if not isinstance(plan, PruningPlan):
+        raise InputError(f"plan must be what secateur.load_plan(folder) gives, got {type(plan).__name__}")
     if isinstance(model, str | Path):
         pruned = load_model(str(model), dtype=plan.settings.get("dtype")).model
     else:

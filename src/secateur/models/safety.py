@@ -156,16 +156,18 @@ def _check_layers(folder: Path, config: Mapping[str, Any], tensors: int) -> None
 
 def _read_header(path: Path) -> dict[str, Any]:
     """The entries of the tensors in a file, checked."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise InputError(f"{path} is no safetensors file: it is cut off or its header size is wrong")
-        try:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+                raise InputError(f"{path} is no safetensors file: it is cut off or its header size is wrong")
             header = json.loads(file.read(length), object_pairs_hook=_unique)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} has a broken header: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} has a broken header: {one_line(error)}") from None
     if not isinstance(header, dict):
         raise InputError(f"{path} has a broken header: not an object")
     header.pop("__metadata__", None)
