@@ -34,6 +34,7 @@ ORDER = [
     "plots",
     "report",
     "reporting",
+    "pruned",
     "pipeline",
     "finetuning",
     "scoring",

@@ -24,7 +24,7 @@ from secateur.calibration import take_tokens
 from secateur.checkpoint.manifest import find_versions
 from secateur.evaluation.perplexity import compare_losses, evaluate_perplexity
 from secateur.models.loading import LoadedModel, load_model
-from secateur.pipeline import PruneResult
+from secateur.pruned import PruneResult
 from secateur.texts import open_texts
 
 RESULTS = Path(__file__).with_name("results.json")

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from secateur import information
     from secateur.checkpoint.plans import load_plan, save_plan
     from secateur.models.cutting import apply
-    from secateur.pipeline import PruneResult, prune
+    from secateur.pipeline import prune
+    from secateur.pruned import PruneResult
     from secateur.recipe import Recipe
     from secateur.results import MutualInformation, PruningPlan
 
@@ -27,7 +28,7 @@ __all__ = [
 ]
 _HOMES = {
     "MutualInformation": "secateur.results",
-    "PruneResult": "secateur.pipeline",
+    "PruneResult": "secateur.pruned",
     "PruningPlan": "secateur.results",
     "Recipe": "secateur.recipe",
     "apply": "secateur.models.cutting",

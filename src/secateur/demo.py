@@ -17,7 +17,8 @@ from secateur.evaluation.speed import measure_latency
 from secateur.models.loading import LoadedModel, load_model, number_format, quiet_transformers
 from secateur.models.safety import bytes_on_disk, weight_bytes
 from secateur.models.source import find_source
-from secateur.pipeline import PruneResult, carry_out, finish, make_plan, open_context
+from secateur.pipeline import carry_out, finish, make_plan, open_context
+from secateur.pruned import PruneResult
 from secateur.recipe import Recipe, make_recipe
 from secateur.results import ModelSize, Progress
 from secateur.scoring import default_test_text, example_batch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from secateur.checkpoint.card import CardImage
 from secateur.checkpoint.plans import PLAN_FOLDER
-from secateur.errors import InputError
+from secateur.errors import InputError, SecateurError
 from secateur.plots import write_plot
 from secateur.report.figures import across_figures, card_figures, network_figures, quality_plot, size_bars
 from secateur.report.images import draw_figure, size_image
@@ -20,6 +20,8 @@ from secateur.results import Progress, no_progress
 from secateur.results.record import CompareRecord, PruneRecord, Record
 
 IMAGES_FOLDER = "figures"
+REPORT_FAILURES = (SecateurError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
+"""What may go wrong in a report, on models and text of any kind, without more harm than that there is none."""
 
 
 def write_checkpoint_report(record: PruneRecord, folder: Path) -> list[CardImage]:

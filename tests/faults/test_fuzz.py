@@ -40,7 +40,7 @@ def spoil(content, path, value):
 PATHS = st.lists(st.integers(0, 50), min_size=1, max_size=4)
 
 
-def only_our_errors(read):
+def check_only_our_errors(read):
     """Whatever happens, it is a result or an InputError on one line."""
     said = ""
     try:
@@ -60,7 +60,7 @@ def good(tmp_path_factory):
 def test_weights_of_any_bytes(raw, has_length, good):
     (folder := good / "bytes").mkdir(exist_ok=True)
     (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(raw)) + raw if has_length else raw)
-    only_our_errors(lambda: check_weights(folder, {}))
+    check_only_our_errors(lambda: check_weights(folder, {}))
 
 
 @MANY
@@ -69,7 +69,7 @@ def test_headers_with_anything_in_them(path, value, good):
     header, data = read_header(good / WEIGHTS)
     (folder := good / "header").mkdir(exist_ok=True)
     write_header(folder / WEIGHTS, json.dumps(spoil(header, path, value)).encode(), data)
-    only_our_errors(lambda: check_weights(folder, {}))
+    check_only_our_errors(lambda: check_weights(folder, {}))
 
 
 @MANY
@@ -78,7 +78,7 @@ def test_indexes_with_anything_in_them(value, path, good):
     (folder := good / "index").mkdir(exist_ok=True)
     content = {"metadata": {"total_size": 1}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / INDEX).write_text(json.dumps(spoil(content, path, value)))
-    only_our_errors(lambda: check_weights(folder, {}))
+    check_only_our_errors(lambda: check_weights(folder, {}))
 
 
 @MANY
@@ -86,7 +86,7 @@ def test_indexes_with_anything_in_them(value, path, good):
 def test_configs_with_anything_in_them(value, path, good):
     (folder := good / "config").mkdir(exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(spoil(json.loads((good / CONFIG).read_text()), path, value)))
-    only_our_errors(lambda: check_weights(good, read_config(folder)))
+    check_only_our_errors(lambda: check_weights(good, read_config(folder)))
 
 
 @MANY
@@ -96,7 +96,7 @@ def test_configs_with_anything_in_them(value, path, good):
 def test_recipes_with_anything_in_them(settings_, tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_text(json.dumps(settings_), encoding="utf-8")
-    only_our_errors(lambda: make_recipe(load_recipe(path)))
+    check_only_our_errors(lambda: make_recipe(load_recipe(path)))
 
 
 @MANY
@@ -104,7 +104,7 @@ def test_recipes_with_anything_in_them(settings_, tmp_path_factory):
 def test_recipe_files_of_any_text(text, tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    only_our_errors(lambda: load_recipe(path))
+    check_only_our_errors(lambda: load_recipe(path))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def plan_folder(tmp_path_factory):
 def test_plans_with_anything_in_them(path, value, plan_folder):
     content = json.loads((plan_folder / "good.json").read_text())
     (plan_folder / JSON_NAME).write_text(json.dumps(spoil(content, path, value)))
-    only_our_errors(lambda: load_plan(plan_folder))
+    check_only_our_errors(lambda: load_plan(plan_folder))
 
 
 @MANY
@@ -130,7 +130,7 @@ def test_plan_tensors_of_any_bytes(raw, plan_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan")
     (folder / JSON_NAME).write_bytes((plan_folder / "good.json").read_bytes())
     (folder / TENSORS_NAME).write_bytes(raw)
-    only_our_errors(lambda: load_plan(folder))
+    check_only_our_errors(lambda: load_plan(folder))
 
 
 @pytest.mark.parametrize("record", [make_prune_record(networks=1), make_compare_record()], ids=["prune", "compare"])
@@ -140,4 +140,4 @@ def test_reports_with_anything_in_them(record, path, value, tmp_path_factory):
     file = tmp_path_factory.mktemp("report") / "report.json"
     write_record(record, file)
     file.write_text(json.dumps(spoil(json.loads(file.read_text()), path, value)))
-    only_our_errors(lambda: read_record(file))
+    check_only_our_errors(lambda: read_record(file))

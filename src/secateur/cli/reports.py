@@ -11,7 +11,8 @@ from secateur.models.families import find_feedforwards
 from secateur.models.loading import LoadedModel, hash_weights, number_format
 from secateur.models.safety import bytes_on_disk, weight_bytes
 from secateur.models.sizes import count_ffn_parameters, measure_size, predict_size
-from secateur.pipeline import PruneResult, find_width
+from secateur.pipeline import find_width
+from secateur.pruned import PruneResult
 from secateur.recipe import Recipe, parse_layers
 from secateur.results import ModelSize
 from secateur.scoring import Profile, TextScore
