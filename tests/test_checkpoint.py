@@ -242,10 +242,11 @@ class TestWriting:
             result.save(tmp_path / "new" / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
-    def test_what_is_written_is_no_more_than_was_asked_for(self, checkpoint, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("with_report", [False, True])
+    def test_what_is_written_is_no_more_than_was_asked_for(self, with_report, checkpoint, tmp_path, monkeypatch):
         asked = []
         monkeypatch.setattr("secateur.checkpoint.writing.require_space", lambda out, needed: asked.append(needed))
-        prune(str(checkpoint), **FAST).save(tmp_path / "out")
+        prune(str(checkpoint), with_report=with_report, **FAST).save(tmp_path / "out")
         assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()) < asked[0]
 
 

@@ -27,7 +27,7 @@ from secateur.report.images import draw_figure
 from secateur.report.marks import block_means, limit_colours
 from secateur.report.page import render
 from secateur.report.stored import read_record, write_record
-from secateur.reporting import find_record, name_figures, write_figures
+from secateur.reporting import bound_bytes, find_record, name_figures, write_checkpoint_report, write_figures
 from secateur.results.record import Reading, decode_array, encode_array
 from secateur.selection.scaling import scale_classically
 from secateur.surveying import MOST_NEURONS, find_survey_warnings, observe
@@ -404,6 +404,14 @@ class TestPage:
     def test_large_models_have_pages_of_bounded_size(self, networks, width, most_mb):
         page = render(make_prune_record(networks=networks, neurons=512, width=width))
         assert len(page.encode()) < most_mb * 1e6
+
+    @pytest.mark.parametrize(("networks", "neurons"), [(1, 24), (30, 512), (80, 512)])
+    def test_files_are_no_larger_than_the_bound(self, networks, neurons, tmp_path):
+        record = make_prune_record(networks=networks, neurons=neurons, width=max(neurons, 1536))
+        (tmp_path / "secateur").mkdir()
+        write_checkpoint_report(record, tmp_path)
+        written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        assert written < bound_bytes(record.networks) < 2 * written
 
     def test_what_was_not_measured_is_left_out(self):
         record = make_prune_record()

@@ -19,7 +19,7 @@ from secateur.errors import one_line
 from secateur.models.loading import LoadedModel, hash_weights, number_format
 from secateur.models.safety import bytes_on_disk, weight_bytes
 from secateur.recipe import Recipe
-from secateur.reporting import REPORT_FAILURES, remove_checkpoint_report, write_checkpoint_report
+from secateur.reporting import REPORT_FAILURES, bound_bytes, remove_checkpoint_report, write_checkpoint_report
 from secateur.results import CalibrationSummary, ModelSize, Progress, PruningPlan, no_progress
 from secateur.results.record import Provenance, PruneRecord
 from secateur.surveying import Views, find_survey_warnings
@@ -88,6 +88,7 @@ class PruneResult:
             manifest=manifest,
             command=command,
             write_report=lambda folder: self._write_report(folder, manifest),
+            report_bytes=0 if self.views is None else bound_bytes(self.views.networks),
         )
         write_checkpoint(replace(self.loaded, model=self.model), record, self.example, Path(out), overwrite=overwrite)
         progress("writing and verifying", 1, 1)

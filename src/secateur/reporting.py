@@ -17,9 +17,11 @@ from secateur.report.marks import Figure
 from secateur.report.page import require_report
 from secateur.report.stored import JSON_NAME, PAGE_NAME, read_record, write_page, write_record
 from secateur.results import Progress, no_progress
-from secateur.results.record import CompareRecord, PruneRecord, Record
+from secateur.results.record import CompareRecord, NetworkView, PruneRecord, Record
 
 IMAGES_FOLDER = "figures"
+PAGE_BYTES, NETWORK_BYTES = 8 << 20, 256 << 10
+"""Of a page without networks (plotly is 5 MB of it), and of all but the matrix of each network, at most."""
 REPORT_FAILURES = (SecateurError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
 """What may go wrong in a report, on models and text of any kind, without more harm than that there is none."""
 
@@ -32,6 +34,11 @@ def write_checkpoint_report(record: PruneRecord, folder: Path) -> list[CardImage
     files = [write_figure(figure, folder / PLAN_FOLDER / IMAGES_FOLDER, ("png",))[0] for figure in figures]
     names = [file.relative_to(folder).as_posix() for file in files]
     return [CardImage(name, figure.alt) for name, figure in zip(names, figures, strict=True)]
+
+
+def bound_bytes(networks: Sequence[NetworkView]) -> int:
+    """Bytes that page, record and images of a pruning take at most; most are what pairs of neurons have in common."""
+    return PAGE_BYTES + sum(NETWORK_BYTES + 2 * view.information.nbytes for view in networks)
 
 
 def remove_checkpoint_report(folder: Path) -> None:

@@ -69,6 +69,8 @@ class CheckpointRecord:
     """The command line or call that does it again."""
     write_report: Callable[[Path], Sequence[CardImage]] = lambda folder: ()
     """Writes a report into the folder, and gives back images for the card."""
+    report_bytes: int = 0
+    """That it takes at most."""
 
 
 def write_checkpoint(
@@ -114,7 +116,7 @@ def write_checkpoint(
         manifest=record.manifest,
         write_beside=write_beside,
         overwrite=overwrite,
-        extra_bytes=sum(updates),
+        extra_bytes=sum(updates) + record.report_bytes,
     )
 
 
