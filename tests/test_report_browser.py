@@ -99,27 +99,27 @@ def test_the_keyboard_is_enough(show):
     assert opened.page.locator("#told").inner_text().startswith("3 of 3")
 
 
-def test_pointing_at_a_neuron_tells_of_it(show):
-    opened = show(make_prune_record())
-    opened.page.locator("#network-map").scroll_into_view_if_needed()
-    point = opened.page.locator("#network-map .points path.point").first.bounding_box()
+@pytest.mark.parametrize(
+    ("record", "figure", "words"),
+    [
+        (
+            make_prune_record(),
+            "network-map",
+            ("neuron:", "importance:", "nearest that stays:", "in common with it, nats:"),
+        ),
+        (make_compare_record(), "across-quality", ("secateur: refit", "gap:")),
+    ],
+    ids=["neuron", "way to prune"],
+)
+def test_pointing_at_a_point_tells_of_it(show, record, figure, words):
+    opened = show(record)
+    opened.page.locator(f"#{figure}").scroll_into_view_if_needed()
+    point = opened.page.locator(f"#{figure} .points path.point").first.bounding_box()
     opened.page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
-    hover = opened.page.locator("#network-map .hoverlayer .hovertext")
+    hover = opened.page.locator(f"#{figure} .hoverlayer .hovertext")
     hover.first.wait_for()
     text = hover.first.text_content()
-    for word in ("neuron:", "importance:", "nearest that stays:", "in common with it, nats:"):
-        assert word in text
-
-
-def test_pointing_at_a_comparison_tells_of_the_point(show):
-    opened = show(make_compare_record())
-    opened.page.locator("#across-quality").scroll_into_view_if_needed()
-    point = opened.page.locator("#across-quality .points path.point").first.bounding_box()
-    opened.page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
-    hover = opened.page.locator("#across-quality .hoverlayer .hovertext")
-    hover.first.wait_for()
-    assert "secateur: refit" in hover.first.text_content()
-    assert "gap:" in hover.first.text_content()
+    assert [word for word in words if word not in text] == []
 
 
 def test_tables_can_be_sorted(show):
