@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "secateur"
 # lowest first; a module may import what stands before it
 ORDER = [
     "errors",
+    "files",
     "memory",
     "results",
     "recipe",
@@ -21,6 +22,7 @@ ORDER = [
     "encoding",
     "calibration",
     "capture",
+    "pieces",
     "walking",
     "probing",
     "refit",

@@ -20,6 +20,7 @@ import tiny
 from secateur import apply, load_plan, prune, save_plan
 from secateur.checkpoint import staging
 from secateur.checkpoint.config import write_config
+from secateur.checkpoint.holding import held
 from secateur.errors import InputError, SecateurError, Stopped, UnsupportedModelError, VerificationError
 from secateur.models.families import FAMILIES
 from secateur.models.loading import load_model, wrap_model
@@ -310,8 +311,8 @@ with staging.staged(Path({str(out)!r})) as stage:
 """
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
         assert not out.exists()
-        with pytest.raises(InputError, match="OUT must not exist yet"):
-            staging.check_target(out, source=None, overwrite=False)
+        with pytest.raises(InputError, match="OUT must not exist yet"), held(out, source=None, overwrite=False):
+            pass
         assert (out / "file").read_text() == "old"
         assert not list(tmp_path.glob(".*.old"))
 

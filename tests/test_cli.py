@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_origin
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 import tiny
@@ -265,7 +266,7 @@ def test_long_phases_tell_how_far_they_are_where_there_is_no_terminal(capsys, mo
 
 
 @pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_every_signal_that_stops_leaves_nothing(stop, checkpoint, tmp_path):
+def test_every_signal_that_stops_leaves_nothing_but_what_to_go_on_from(stop, checkpoint, tmp_path):
     words = ["prune", str(checkpoint), str(tmp_path / "out"), "--keep", "0.5", "--calibration-tokens", "2000"]
     code = f"""
 import os, signal
@@ -282,7 +283,8 @@ cli.main({words!r})
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + getattr(signal, stop)
     assert "Traceback" not in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert "finished pieces kept: 3; --resume goes on from there" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.state", "model"]
 
 
 def test_a_reader_that_goes_away_is_no_traceback():
@@ -298,3 +300,54 @@ def test_an_output_that_is_full_is_one_line():
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_in_the_middle_of_a_long_computation_it_ends_within_5_seconds(number, code):
+    program = """
+import sys, torch
+from secateur import cli
+
+def compute(words):
+    matrix = torch.randn(5000, 5000, dtype=torch.float64)
+    print("computing", flush=True)
+    torch.linalg.eigh(matrix)
+
+cli.run = compute
+cli.main(["families"])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "computing\n"
+    time.sleep(0.2)
+    begun = time.perf_counter()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert time.perf_counter() - begun < 5
+    assert process.returncode == code
+    assert err.startswith(f"stopped by signal {int(number)} in the middle of a computation; finished pieces are kept")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1]\nDefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+@pytest.mark.parametrize(
+    "place", ["secateur.pipeline.load_model", "secateur.capture.run_body", "secateur.walking.run_body"]
+)
+def test_want_of_memory_is_one_line_that_says_what_takes_less(place, error, checkpoint, tmp_path, monkeypatch, capsys):
+    def fail(*args, **more):
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    words = ["--method", "flap"] if "capture" in place else []
+    assert run(["prune", str(checkpoint), str(tmp_path / "out"), "--calibration-tokens", "600", *words]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: out of memory: ")
+    assert "a smaller --batch-size" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -14,7 +14,7 @@ import tiny
 from secateur import probing
 from secateur.errors import InputError, SecateurError
 from secateur.methods import METHODS
-from secateur.methods.secateur import FLOOR, MOST_NOISE, Profile, allocate, find_removals, leave_out, measure_profiles
+from secateur.methods.secateur import FLOOR, MOST_NOISE, allocate, find_removals, leave_out, measure_profiles
 from secateur.models.cutting import cut_
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import replaced
@@ -26,7 +26,7 @@ from secateur.recipe import make_recipe
 from secateur.refit import LEAST_HOLD, Drift
 from secateur.refitting import Measured, refit_network
 from secateur.results import LayerPlan, Update
-from secateur.selection.allocation import allocate_widths
+from secateur.selection.allocation import Profile, allocate_widths
 from secateur.walking import PrunedStream, Recording, Stream, Walk
 
 WIDTH = 12

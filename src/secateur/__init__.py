@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secateur import information
     from secateur.checkpoint.plans import load_plan, save_plan
+    from secateur.checkpoint.state import open_state
     from secateur.models.cutting import apply
     from secateur.pipeline import prune
     from secateur.pruned import PruneResult
@@ -23,6 +24,7 @@ __all__ = [
     "apply",
     "information",
     "load_plan",
+    "open_state",
     "prune",
     "save_plan",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "Recipe": "secateur.recipe",
     "apply": "secateur.models.cutting",
     "load_plan": "secateur.checkpoint.plans",
+    "open_state": "secateur.checkpoint.state",
     "prune": "secateur.pipeline",
     "save_plan": "secateur.checkpoint.plans",
 }

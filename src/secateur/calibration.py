@@ -17,15 +17,17 @@ from torch import Tensor
 
 from secateur.encoding import Batch, batches_by_length, find_length, pad_rows, require_tokenizer, tokenise
 from secateur.errors import InputError
+from secateur.memory import give_back
 from secateur.models.loading import LoadedModel
 from secateur.recipe import Recipe
 from secateur.results import CalibrationSummary
+from secateur.rows import LazyBatches, StoredBytes, StoredRows
 from secateur.tasks import find_task, read_examples
 from secateur.texts import TextSource, default_passages, open_texts
 
 CalibrationInput = str | Path | Sequence[str] | Iterable[Batch] | None
 BLOCK_CHARACTERS = 1 << 16
-"""Characters of running text that are tokenised at once."""
+"""Characters of running text that are tokenised at once, or one line where that has more."""
 MIN_TOKENS = 256
 UNSEEN_TOKENS, UNSEEN_WINDOW = 640, 128
 """Tokens of text that pruning did not see, for a first look, and those in a window of it."""
@@ -38,8 +40,8 @@ MOST_IMAGES = 16
 class Calibration:
     """Batches of model inputs, on the CPU, and what they were made from."""
 
-    batches: tuple[Batch, ...]
-    """Keyword arguments of the model's forward pass."""
+    batches: Sequence[Batch]
+    """Keyword arguments of the model's forward pass; those of text are made each time one is asked for."""
     summary: CalibrationSummary
     """What was read and what was left."""
     labels: tuple[Tensor, ...] | None = None
@@ -63,9 +65,13 @@ class Calibration:
         ends = np.cumsum([_count_rows(batch) for batch in self.batches])
         parts = [torch.from_numpy(part) for part in np.split(chosen, ends[:-1])]
         used = [number for number, part in enumerate(parts) if part.any()]
-        batches = ({name: value[parts[n]] for name, value in self.batches[n].items()} for n in used)
         labels = None if self.labels is None else tuple(self.labels[n][parts[n]] for n in used)
-        return replace(self, batches=tuple(batches), labels=labels)
+
+        def make(number: int) -> Batch:
+            n = used[number]
+            return {name: value[parts[n]] for name, value in self.batches[n].items()}
+
+        return replace(self, batches=LazyBatches(len(used), make), labels=labels)
 
     def head(self, tokens: int) -> Calibration:
         """The first rows with so many tokens (padding too), or as few more as whole rows make; 16 images."""
@@ -83,9 +89,10 @@ class Calibration:
 
     def draw_batches(self, rows: int, seed: int) -> tuple[Batch, ...]:
         """At most `rows` rows in whole batches and one cut short, taken in a seeded random order of the batches."""
-        order, drawn = list(self.batches), []
+        order, drawn = list(range(len(self.batches))), []
         random.Random(seed).shuffle(order)
-        for batch in order:
+        for number in order:
+            batch = self.batches[number]
             size = _count_rows(batch)
             drawn.append({name: value[:rows] for name, value in batch.items()} if size > rows else batch)
             rows -= min(size, rows)
@@ -117,20 +124,18 @@ def prepare_calibration(given: CalibrationInput, loaded: LoadedModel, recipe: Re
     texts = open_texts(where, recipe.text_column)
     length = find_length(loaded, recipe.max_length)
     if loaded.family.kind == "decoder":
-        skip = recipe.calibration_skip
-        ids = take_tokens(texts, loaded.tokenizer, skip + recipe.calibration_tokens)[skip:]
-        rows = [ids[start : start + length] for start in range(0, len(ids), length)]
+        rows = StoredRows(_pack(texts, loaded.tokenizer, recipe.calibration_tokens, length, recipe.calibration_skip))
     else:
         if recipe.calibration_share is not None:
             texts = _draw_texts(texts, recipe.calibration_share, recipe.min_rows, recipe.seed)
         limit = recipe.calibration_tokens if recipe.calibration_share is None else None
         taken = _take_rows(texts, loaded.tokenizer, limit, length, recipe.calibration_skip)
-        rows = sorted(taken, key=len)
-    tokens = sum(map(len, rows))
+        rows = StoredRows(taken, by_length=True)
+    tokens = int(rows.lengths.sum())
     if tokens < MIN_TOKENS and (texts.is_finished or not rows):  # else whole rows just miss the budget
         raise InputError(f"calibration needs at least {MIN_TOKENS} tokens, got {tokens} from {texts.name}")
     summary = CalibrationSummary(texts.name, len(rows), tokens, texts.unread, hash_rows(rows))
-    batches = tuple(_make_batches(rows, loaded, recipe.batch_size))
+    batches = _make_batches(rows, loaded, recipe.batch_size)
     return Calibration(batches, summary, is_running=loaded.family.kind == "decoder")
 
 
@@ -184,18 +189,36 @@ def take_tokens(texts: TextSource, tokenizer: Any | None, limit: int) -> list[in
 
     Of the text that the last ones are from, the part beyond them is put back, as far as its share of tokens tells.
     """
+    return list(itertools.chain.from_iterable(_tokenise_blocks(texts, tokenizer, limit)))
+
+
+def _tokenise_blocks(texts: TextSource, tokenizer: Any | None, limit: int) -> Iterator[list[int]]:
+    """What `take_tokens` gives, block by block."""
     tokenizer = require_tokenizer(tokenizer)
-    ids: list[int] = []
     for block in _blocks(texts):
-        begin = len(ids)
-        ids += tokenizer(block, add_special_tokens=False, verbose=False)["input_ids"]
+        ids: list[int] = tokenizer(block, add_special_tokens=False, verbose=False)["input_ids"]
+        _give_back_after(block)
         if not texts.is_running and tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
         if len(ids) >= limit:
-            used = (limit - begin) / (len(ids) - begin)
-            texts.put_back(block[round(used * len(block)) :])
-            break
-    return ids[:limit]
+            texts.put_back(block[round(limit / len(ids) * len(block)) :])
+            yield ids[:limit]
+            return
+        limit -= len(ids)
+        yield ids
+
+
+def _pack(texts: TextSource, tokenizer: Any | None, limit: int, length: int, skip: int) -> Iterator[list[int]]:
+    """Windows of `length` token ids, the last one of what is left, after the first `skip` tokens, up to `limit`."""
+    blocks = _tokenise_blocks(texts, tokenizer, skip + limit)
+    ids = itertools.islice(itertools.chain.from_iterable(blocks), skip, None)
+    return iter(lambda: list(itertools.islice(ids, length)), [])
+
+
+def _give_back_after(text: str) -> None:
+    """Of a long text: what tokenising it took, hundreds of bytes a character, would add up in gaps of the heap."""
+    if len(text) > 2 * BLOCK_CHARACTERS:
+        give_back()
 
 
 def _blocks(texts: TextSource) -> Iterator[str]:
@@ -220,39 +243,46 @@ def draw_rows(count: int, share: float, at_least: int, seed: int) -> list[int]:
 
 
 def _draw_texts(texts: TextSource, share: float, at_least: int, seed: int) -> TextSource:
-    rows = [text for text in texts if text.strip()]
+    rows = StoredBytes(text.encode("utf-8", "surrogatepass") for text in texts if text.strip())
     chosen = draw_rows(len(rows), share, at_least, seed)
     name = f"{texts.name}, {len(chosen):,} rows drawn from {len(rows):,}"
-    return TextSource(name, iter([rows[place] for place in chosen]), is_running=False)
+    drawn = (rows.read(place).decode("utf-8", "surrogatepass") for place in chosen)
+    return TextSource(name, drawn, is_running=False)
 
 
-def _take_rows(texts: TextSource, tokenizer: Any | None, limit: int | None, length: int, skip: int) -> list[list[int]]:
+def _take_rows(
+    texts: TextSource, tokenizer: Any | None, limit: int | None, length: int, skip: int
+) -> Iterator[list[int]]:
     """Rows of token ids after the first `skip` tokens, up to `limit` tokens."""
     tokenizer = require_tokenizer(tokenizer)
-    rows: list[list[int]] = []
-    total = -skip
+    total, is_first = -skip, True
     for text in texts:
         if not text.strip():
             continue
         row = tokenizer(text.strip(), truncation=True, max_length=length, verbose=False)["input_ids"]
+        _give_back_after(text)
         total += len(row)
-        if rows and limit is not None and total > limit:
+        if not is_first and limit is not None and total > limit:
             texts.put_back(text)
-            break
+            return
         if total > 0:
-            rows.append(row)
-    return rows
+            is_first = False
+            yield row
 
 
-def _make_batches(rows: Sequence[list[int]], loaded: LoadedModel, batch_size: int) -> Iterator[Batch]:
+def _make_batches(rows: StoredRows, loaded: LoadedModel, batch_size: int) -> LazyBatches:
     pad_id = getattr(loaded.tokenizer, "pad_token_id", None) or 0
-    is_packed = loaded.family.kind == "decoder"
-    whole = [row for row in rows if not is_packed or len(row) == len(rows[0])]
-    groups = [whole[start : start + batch_size] for start in range(0, len(whole), batch_size)]
-    groups += [[row] for row in rows[len(whole) :] if len(row) > 1]  # the short end of packed text
-    for group in groups:
-        batch = pad_rows(group, pad_id)
-        yield add_decoder_input(batch, loaded.model) if loaded.family.kind == "encoder-decoder" else batch
+    kind, lengths = loaded.family.kind, rows.lengths
+    whole = int((lengths == lengths[0]).sum()) if kind == "decoder" else len(rows)
+    starts = range(0, whole, batch_size)
+    has_end = bool((lengths[whole:] > 1).any())  # the short end of packed text
+
+    def make(number: int) -> Batch:
+        places = range(starts[number], min(starts[number] + batch_size, whole)) if number < len(starts) else [whole]
+        batch = pad_rows([rows[place] for place in places], pad_id)
+        return add_decoder_input(batch, loaded.model) if kind == "encoder-decoder" else batch
+
+    return LazyBatches(len(starts) + has_end, make)
 
 
 def add_decoder_input(batch: Batch, model: Any) -> Batch:
@@ -278,25 +308,42 @@ def replace_tokens(calibration: Calibration, loaded: LoadedModel, share: float, 
     """
     if share == 0 or "input_ids" not in calibration.batches[0]:
         return calibration
+    rows = StoredRows(_replaced_rows(calibration, loaded, share, seed))
+    starts = np.cumsum([0, *map(_count_rows, calibration.batches)]).tolist()
+
+    def make(number: int) -> Batch:
+        batch = calibration.batches[number]
+        ids = batch["input_ids"].clone()
+        for place, (row, real) in enumerate(zip(ids, _find_mask(batch), strict=True), start=starts[number]):
+            row[real] = torch.tensor(rows[place], dtype=ids.dtype)
+        return {**batch, "input_ids": ids}
+
+    return replace(calibration, batches=LazyBatches(len(calibration.batches), make))
+
+
+def _replaced_rows(
+    calibration: Calibration, loaded: LoadedModel, share: float, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """The real tokens of each row, with a share of them replaced."""
     special = find_special_ids(loaded)
     holds_ends = loaded.tokenizer is None and loaded.family.kind != "decoder"  # no config names BERT's [CLS] and [SEP]
     size = loaded.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if loaded.tokenizer is not None:
         size = min(size, len(loaded.tokenizer))
     ordinary = np.setdiff1d(np.arange(size), special)
-    generator, batches = np.random.default_rng(seed), []
+    generator = np.random.default_rng(seed)
     for batch in calibration.batches:
-        ids = batch["input_ids"].clone()
-        mask = batch.get("attention_mask", torch.ones_like(ids)).bool()
-        for row, real in zip(ids, mask, strict=True):  # so that the draw doesn't depend on padding and batch size
-            tokens = row[real].numpy()
+        for row, real in zip(batch["input_ids"], _find_mask(batch), strict=True):
+            tokens = row[real].numpy()  # so that the draw doesn't depend on padding and batch size
             goes = (generator.random(len(tokens)) < share) & ~np.isin(tokens, special)
             if holds_ends:
                 goes[[0, -1]] = False
-            drawn = generator.choice(ordinary, len(tokens))
-            row[real] = torch.from_numpy(np.where(goes, drawn, tokens)).to(ids.dtype)
-        batches.append({**batch, "input_ids": ids})
-    return replace(calibration, batches=tuple(batches))
+            yield np.where(goes, generator.choice(ordinary, len(tokens)), tokens)
+
+
+def _find_mask(batch: Batch) -> Tensor:
+    """(B, T) bool, which tokens are real."""
+    return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
 
 
 def find_special_ids(loaded: LoadedModel) -> list[int]:
@@ -386,7 +433,7 @@ def _check_padding(batch: Batch, number: int, *, reads_first: bool) -> None:
         raise InputError(f"calibration batch {number}: a row begins with padding, and the model reads what is first")
 
 
-def hash_rows(rows: Sequence[Sequence[int]]) -> str:
+def hash_rows(rows: Iterable[Sequence[int]]) -> str:
     """SHA-256 of rows of token ids, in order."""
     digest = hashlib.sha256()
     for row in rows:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.encoding import Batch
-from secateur.errors import InputError, one_line
+from secateur.errors import InputError, is_out_of_memory, one_line
 from secateur.models.feedforward import FeedForward
 from secateur.models.outputs import as_inputs
 from secateur.models.sublayers import find_real, require_passes
@@ -257,6 +257,8 @@ def blaming_batch(number: int, kind: str = "calibration batch") -> Iterator[None
     try:
         yield
     except (ValueError, LookupError, TypeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"the model can't run {kind} {number}: {one_line(error)}") from error
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.files import replacing
+
 REVISION = 4
 """Raised by hand when a change of the code changes results, so that no older cell is taken for a new one."""
 
@@ -54,6 +56,5 @@ def write_cell(folder: Path, cell: Cell, result: Mapping[str, Any]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a file so that it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -37,6 +37,22 @@ class Stopped(BaseException):
         self.exit_code = 128 + signal_number
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory left: Python's, or torch's on a CPU or a GPU."""
+    words = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def tell(error: BaseException) -> str:
+    """What an error says, with the notes that were added on its way."""
+    return f"{error}{tell_notes(error)}"
+
+
+def tell_notes(error: BaseException) -> str:
+    """The notes that were added to an error, to be appended to what it says."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, on one line of bounded length."""
     return " ".join(str(error).split())[:300]

@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 from secateur.calibration import CalibrationInput, prepare_calibration
-from secateur.checkpoint.manifest import public_settings
+from secateur.checkpoint.manifest import describe_run, public_settings
+from secateur.checkpoint.state import State
 from secateur.errors import InputError, one_line
 from secateur.information import use_threads
 from secateur.memory import give_back
 from secateur.methods import PruningContext, check_context, check_recipe, find_method
 from secateur.models.cutting import ROUND_TO, apply, cut_
 from secateur.models.families import find_feedforwards
-from secateur.models.loading import LoadedModel, find_device, hash_weights, load_model, wrap_model
+from secateur.models.loading import LoadedModel, find_device, load_model, wrap_model
 from secateur.models.sizes import measure_size
 from secateur.pruned import PruneResult
 from secateur.recipe import Recipe, make_recipe, parse_layers
@@ -46,6 +47,7 @@ def prune(
     tokenizer: Any | None = None,
     recipe: Recipe | None = None,
     with_report: bool = False,
+    state: State | None = None,
     progress: Progress = no_progress,
     **settings: Any,
 ) -> PruneResult:
@@ -58,11 +60,13 @@ def prune(
         tokenizer: for a transformers model given as such.
         recipe: the settings; or give them by name.
         with_report: look at both models, so that `save` writes report.html beside the weights (extra `report`).
+        state: where finished work is kept, and taken from where an earlier run was stopped (`secateur.open_state`).
         progress: called as progress(phase, done, total).
         **settings: fields of `Recipe` by name: keep=0.6, method="redundancy", refit=True, seed=0, ...
 
     Raises:
-        InputError: a setting, the model or the calibration can't be used; the message says what, got and wanted.
+        InputError: a setting, the model, the calibration or the state can't be used; the message says what, got and
+            wanted.
     """
     if recipe is not None and settings:
         raise InputError("give either a recipe or single settings, got both")
@@ -82,13 +86,11 @@ def prune(
         progress("reading the model", 1, 1)
         context = open_context(loaded, calibration, recipe, progress)
         check_context(context)
-        if needs_statistics(recipe):
-            with clock.phase("measuring activations"):
-                _ = context.statistics
-        plan = make_plan(context, clock)
+        if state is not None:
+            context.pieces = state.begin(describe_run(context))
         return finish(
             context,
-            plan,
+            _measure_and_plan(context, clock),
             clock,
             in_place=not isinstance(model, nn.Module),
             is_from_recipe=calibration is None or isinstance(calibration, str | Path),
@@ -200,6 +202,23 @@ def make_plan(
     return as_plan(context, layers)
 
 
+def _measure_and_plan(context: PruningContext, clock: Clock) -> PruningPlan:
+    """The plan, or the one that an earlier run finished, with what the user is told of how it was made."""
+
+    def make() -> dict[str, Any]:
+        if needs_statistics(context.recipe):
+            with clock.phase("measuring activations"):
+                _ = context.statistics
+        plan = make_plan(context, clock)
+        return {"plan": plan, "rates": context.rates, "backends": sorted(context.backends)}
+
+    made = context.pieces.get("plan", make)
+    context.rates.update(made["rates"])
+    context.backends.update(made["backends"])
+    plan: PruningPlan = made["plan"]
+    return plan
+
+
 def needs_statistics(recipe: Recipe) -> bool:
     """Whether all networks are measured at once in the unpruned model (`PruningContext.statistics`)."""
     method = find_method(recipe.method)
@@ -233,7 +252,7 @@ def as_plan(context: PruningContext, layers: tuple[LayerPlan, ...]) -> PruningPl
         method=recipe.method,
         family=context.loaded.family.model_type,
         keep=recipe.keep,
-        weights_sha256=hash_weights(context.loaded.model),
+        weights_sha256=context.weights_sha256,
         settings=public_settings(recipe),
         layers=layers,
     )

@@ -18,6 +18,7 @@ from secateur.capture import MomentSum, ProductSum, require_finite, require_rows
 from secateur.memory import give_back
 from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward
+from secateur.pieces import Keeper
 from secateur.recipe import Recipe
 from secateur.refit import Drift, refit_down, relative_output_error
 from secateur.results import LayerPlan, Update
@@ -64,6 +65,10 @@ class Refittable(Measurable, Protocol):
     def mean_weight(self) -> float:
         """How much the mean over each text's tokens counts beside them."""
 
+    @property
+    def pieces(self) -> Keeper:
+        """What is finished already."""
+
     def read_whole(self) -> Totals:
         """The unpruned model on the text with replaced tokens."""
 
@@ -76,7 +81,7 @@ def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
 
     The target of each is its own output, and `drift` x what the residual stream after it lacks of the unpruned model's,
     so that it also makes up for what the networks before it got wrong (for families whose residual can't be
-    told, only its own output).
+    told, only its own output). Networks that an earlier run finished are not fitted again.
 
     Args:
         context: a model, its networks, text and settings.
@@ -91,10 +96,11 @@ def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
     has_target = recipe.drift > 0 and find_residual(loaded.family, loaded.model.config) != "unknown"
     whole = context.read_whole() if has_target else None
     student = PrunedStream(loaded, context.feedforwards, context.noised.batches)
-    for place, ffn in enumerate(context.feedforwards):
+
+    def prune_network(place: int) -> LayerPlan:
+        ffn = context.feedforwards[place]
         if whole is not None:
             whole.go_to(ffn)
-        student.go_to(ffn)
         measured = measure(
             ffn,
             student,
@@ -105,7 +111,11 @@ def refit_in_turn(context: Refittable, choose: Choose) -> tuple[LayerPlan, ...]:
         )
         give_back()
         ridge = context.ridge_on(measured.rows, ffn.width)
-        pruned.append(refit_network(ffn, choose(place, measured), measured, ridge=ridge))
+        return refit_network(ffn, choose(place, measured), measured, ridge=ridge)
+
+    for place, ffn in enumerate(context.feedforwards):
+        student.go_to(ffn)
+        pruned.append(context.pieces.get(f"network-{place}", partial(prune_network, place)))
         student.prune(pruned[-1])
         context.progress("pruning network after network", place + 1, len(context.feedforwards))
     return tuple(pruned)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from secateur.information.backends import find_instruction_sets
+from secateur.methods import PruningContext
 from secateur.recipe import Recipe
+
+HASH_LENGTH = 16
+"""Characters of a hash that tell one thing from another."""
 
 
 def public_settings(recipe: Recipe) -> dict[str, Any]:
@@ -31,6 +40,22 @@ def describe_command(model: str, out: str, recipe: Recipe) -> str:
         flag = "--" + name.replace("_", "-")
         words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
     return shlex.join(words)
+
+
+def describe_run(context: PruningContext) -> dict[str, Any]:
+    """All that what a run computes depends on, as plain values."""
+    config: Any = context.loaded.model.config
+    settings = json.dumps({**config.to_dict(), "_name_or_path": ""}, sort_keys=True, default=str)
+    return {
+        "model weights": context.weights_sha256[:HASH_LENGTH],
+        "model config": hashlib.sha256(settings.encode()).hexdigest()[:HASH_LENGTH],
+        "calibration tokens": context.calibration.summary.sha256[:HASH_LENGTH],
+        "device": context.loaded.card,
+        "processor's instructions": ", ".join(find_instruction_sets()),
+        "threads in use": torch.get_num_threads(),
+        **public_settings(context.recipe),
+        **find_versions(),
+    }
 
 
 def find_versions() -> dict[str, str]:

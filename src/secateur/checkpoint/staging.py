@@ -16,11 +16,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from secateur.errors import InputError, SecateurError
+from secateur.files import flush, making_parents
 from secateur.models.source import as_path
 
 MANIFEST_NAME = "manifest.json"
 MARKER = f"secateur/{MANIFEST_NAME}"
 """File that marks a folder as one that Secateur wrote, and so may replace."""
+PARTIAL = ".partial"
+"""End of the name of a folder beside OUT that is being written."""
 ASIDE, OLD = ".old", "old"
 """End of the name of a folder beside OUT that the old OUT waits in, and its name there."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -28,12 +31,8 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def check_target(out: Path, *, source: Path | None, overwrite: bool) -> None:
-    """Raise InputError unless a checkpoint may be written to `out`; `source` is the folder it is made from, if any.
-
-    What a killed run left aside is put back first.
-    """
+    """Raise InputError unless a checkpoint may be written to `out`; `source` is the folder it is made from, if any."""
     target = as_path(out).resolve()
-    recover(target)
     if source is not None and (target == source.resolve() or source.resolve() in target.parents):
         raise InputError(f"OUT must lie outside the model's own folder, got {out}")
     if source is not None and target in source.resolve().parents:
@@ -68,23 +67,24 @@ def staged(out: Path) -> Iterator[Path]:
     If the block fails, the folder is removed and `out` is as it was. Parents that had to be made go too.
     """
     target = out.expanduser().resolve()
-    made = [parent for parent in target.parents if not parent.exists()]
-    stage: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        yield stage
-        settle(stage)
-        _swap(stage, target)
+        with making_parents(target), _stage_beside(target) as stage:
+            yield stage
+            settle(stage)
+            _swap(stage, target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SecateurError(f"{out} was not written: {reason}") from error
+
+
+@contextmanager
+def _stage_beside(target: Path) -> Iterator[Path]:
+    """A new folder beside the target, which is gone in the end unless it was moved."""
+    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent))
+    try:
+        yield stage
     finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
-        for parent in made:
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def settle(folder: Path) -> None:
@@ -93,7 +93,7 @@ def settle(folder: Path) -> None:
     os.umask(umask)
     for path in [folder, *folder.rglob("*")]:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
-        _flush(path)
+        flush(path)
 
 
 def require_space(out: Path, needed: int) -> None:
@@ -137,7 +137,7 @@ def _swap(stage: Path, target: Path) -> None:
         finally:
             if target.exists():
                 shutil.rmtree(aside, ignore_errors=True)
-    _flush(target.parent)
+    flush(target.parent)
 
 
 def _exchange(one: Path, two: Path) -> bool:
@@ -151,12 +151,3 @@ def _exchange(one: Path, two: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         return False
     raise OSError(code, os.strerror(code), str(two))
-
-
-def _flush(path: Path) -> None:
-    """Have what is known of a file or folder on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,8 +14,9 @@ from transformers import GenerationConfig
 
 from secateur.checkpoint.card import SOURCE_CARD, CardImage, write_card
 from secateur.checkpoint.config import write_config
+from secateur.checkpoint.holding import held
 from secateur.checkpoint.plans import PLAN_FOLDER, save_plan
-from secateur.checkpoint.staging import MARKER, check_target, require_space, staged
+from secateur.checkpoint.staging import MARKER, require_space, staged
 from secateur.encoding import Batch
 from secateur.errors import VerificationError
 from secateur.memory import give_back
@@ -144,28 +145,41 @@ def write_folder(
         extra_bytes: that `write_beside` takes.
     """
     original = loaded.source.original_folder if loaded.source else None
-    check_target(out, source=original, overwrite=overwrite)
-    require_space(
-        out, extra_bytes + weights_in_memory(loaded.model) + sum(map(_size, list_other_files(original))) + SPARE
+    needed = extra_bytes + weights_in_memory(loaded.model) + sum(map(_size, list_other_files(original))) + SPARE
+    with held(out, source=original, overwrite=overwrite):
+        require_space(out, needed)
+        with staged(out) as folder, quiet_transformers():
+            _fill(folder, loaded, example, original, manifest=manifest, changes=changes, write_beside=write_beside)
+
+
+def _fill(
+    folder: Path,
+    loaded: LoadedModel,
+    example: Batch,
+    original: Path | None,
+    *,
+    manifest: Mapping[str, Any],
+    changes: Mapping[str, Any] | None,
+    write_beside: Callable[[Path], None],
+) -> None:
+    """All files of a checkpoint, verified."""
+    _save_weights(loaded, folder, original)
+    write_config(
+        folder,
+        original=original,
+        family=loaded.family,
+        width=configured_width(loaded.model.config, loaded.family),
+        dtype=number_format(loaded.model),
+        changes=changes,
     )
-    with staged(out) as folder, quiet_transformers():
-        _save_weights(loaded, folder, original)
-        write_config(
-            folder,
-            original=original,
-            family=loaded.family,
-            width=configured_width(loaded.model.config, loaded.family),
-            dtype=number_format(loaded.model),
-            changes=changes,
-        )
-        if original is not None:
-            copy_other_files(original, folder)
-        elif loaded.tokenizer is not None:
-            loaded.tokenizer.save_pretrained(folder)
-        (folder / MARKER).parent.mkdir(exist_ok=True)
-        (folder / MARKER).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        write_beside(folder)
-        verify(folder, loaded.model, example)
+    if original is not None:
+        copy_other_files(original, folder)
+    elif loaded.tokenizer is not None:
+        loaded.tokenizer.save_pretrained(folder)
+    (folder / MARKER).parent.mkdir(exist_ok=True)
+    (folder / MARKER).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_beside(folder)
+    verify(folder, loaded.model, example)
 
 
 def copy_other_files(original: Path, folder: Path) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from typing import Any
 
-from secateur.errors import SecateurError, Stopped
+from secateur.cli.stopping import stop_on_signals
+from secateur.errors import SecateurError, Stopped, is_out_of_memory, one_line, tell, tell_notes
 
 RESUMABLE = ("compare", "finetune", "paper")
-"""Commands that go on where they were stopped."""
+"""Commands that go on where they were stopped when they are given again."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,16 +19,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     0: done, 1: failed, 2: the caller's mistake, 129, 130 and 143: stopped by a signal.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # SIGHUP is of Unix: the terminal has gone
-            signal.signal(getattr(signal, name), _stop)
+    stop_on_signals()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = run(words)
     except Stopped as stopped:
         is_resumable = bool(words) and words[0] in RESUMABLE
         hint = "; what is finished is kept, and the same command goes on from there" if is_resumable else ""
-        sys.stderr.write(f"{stopped}{hint}\n")
+        sys.stderr.write(f"{tell(stopped)}{hint}\n")
         code = stopped.exit_code
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,10 +57,14 @@ def run(words: list[str]) -> int:
     except SecateurError as error:
         if "--debug" in words:
             traceback.print_exc()
-        warn(str(error), label="error")
+        warn(tell(error), label="error")
         return error.exit_code
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if "--debug" in words:
+            traceback.print_exc()
+        hint = "; a smaller --batch-size, fewer --calibration-tokens or --dtype bfloat16 take less"
+        warn(f"out of memory: {one_line(error) or 'Python got none'}{hint}{tell_notes(error)}", label="error")
+        return 1
     return code if isinstance(code, int) else 0
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise Stopped(number)

@@ -41,6 +41,8 @@ def prune_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if Secateur wrote it.")] = False,
     report: Report = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run had finished.")] = False,
+    keep_state: Annotated[bool, typer.Option("--keep-state", help="Leave finished work beside OUT.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -51,6 +53,7 @@ def prune_command(
 
     from secateur import pipeline
     from secateur.checkpoint.staging import check_target
+    from secateur.checkpoint.state import open_state
     from secateur.cli.reports import describe_prune, prune_rows
     from secateur.methods import check_recipe
 
@@ -59,14 +62,19 @@ def prune_command(
     if dry_run:
         _print_dry_run(model, recipe, as_json=as_json)
         return
-    with progress_on_stderr() as progress:
-        result = pipeline.prune(model, recipe=recipe, with_report=report and _can_report(), progress=progress)
+    given: dict[str, Any] = {"recipe": recipe, "with_report": report and _can_report()}
+    owned = open_state(out, source=source.original_folder, overwrite=overwrite, resume=resume, keep=keep_state)
+    with owned as state, progress_on_stderr() as progress:
+        result = pipeline.prune(model, **given, state=state, progress=progress)
         result.save(out, overwrite=overwrite, progress=progress)
+        reuse = state.describe_reuse()
     for warning in result.warnings:
         warn(warning)
     if as_json:
-        print_json(describe_prune(result, out))
+        print_json({**describe_prune(result, out), "resumed": reuse})
         return
+    if resume:
+        say(f"resumed: {reuse or 'there was nothing to go on with'}")
     print_table(f"{result.loaded.name}, method {recipe.method}", ("", "before", "after"), prune_rows(result, out))
     read = result.calibration
     say(f"read {read.tokens:,} tokens in {read.rows:,} rows from {read.source}; left unread: {read.unread}")
@@ -120,27 +128,25 @@ def finetune_command(
 
     source, chosen = find_source(model, revision), find_task(task)
 
-    from secateur.checkpoint.staging import check_target
+    from secateur.checkpoint.holding import held
     from secateur.cli.reports import describe_finetune, finetune_rows
     from secateur.finetuning import choose_training, finetune, state_folder
     from secateur.information import use_threads
     from secateur.models.loading import load_model
 
-    check_target(out, source=source.original_folder, overwrite=overwrite)
-    loaded = load_model(model, dtype="float32", device=device, revision=revision)
-    training = choose_training(
-        loaded,
-        chosen,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        epochs=epochs,
-        max_length=max_length,
-        max_rows=max_rows,
-        seed=seed,
-        freeze_embeddings=freeze_embeddings,
-    )
-    with progress_on_stderr() as progress, use_threads(threads):
-        state = state_folder(out)
+    settings: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "max_length": max_length,
+        "max_rows": max_rows,
+        "seed": seed,
+        "freeze_embeddings": freeze_embeddings,
+    }
+    owned = held(out, source=source.original_folder, overwrite=overwrite)
+    with owned, progress_on_stderr() as progress, use_threads(threads):
+        loaded = load_model(model, dtype="float32", device=device, revision=revision)
+        training, state = choose_training(loaded, chosen, **settings), state_folder(out)
         result = finetune(loaded, chosen, data, training, state=state, restart=overwrite, progress=progress)
         result.save(out, overwrite=overwrite)
     if as_json:

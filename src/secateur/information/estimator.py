@@ -21,7 +21,7 @@ from secateur.information.kernels import (
     scott_width,
 )
 from secateur.information.measures import binned, hsic, ksg, pearson
-from secateur.information.renyi import RenyiSettings, measure_renyi
+from secateur.information.renyi import Keep, RenyiSettings, compute_anew, measure_renyi
 from secateur.information.widths import align_widths
 from secateur.results import MutualInformation
 
@@ -61,6 +61,7 @@ def mutual_information(
     neighbours: int = 3,
     most_bytes: int | None = None,
     progress: Tick | None = None,
+    keep: Keep = compute_anew,
 ) -> MutualInformation:
     """What every pair of neurons has in common: matrix-based Renyi mutual information, or another measure.
 
@@ -90,6 +91,8 @@ def mutual_information(
         neighbours: nearest neighbours of "ksg".
         most_bytes: a matrix larger than this is kept in a temporary file instead of memory ("renyi").
         progress: called as progress(done, total).
+        keep: called as keep(number, compute) for each block of pairs of "renyi"; gives what `compute` gives, or gave to
+            an earlier call on the same data and settings.
 
     Returns:
         The (K, K) matrix with entropies, widths and error bounds, as numpy arrays. Renyi information is symmetric and
@@ -122,7 +125,7 @@ def mutual_information(
         else:
             chosen = choose_backend(backend, dtype, alpha, data.device)
             settings = RenyiSettings(alpha, chosen, dtype, debias, seed, most_bytes)
-            found = measure_renyi(batches, sigma, settings, progress)
+            found = measure_renyi(batches, sigma, settings, progress, keep)
     return replace(found, width=_as_array(sigma, dtype), width_over_std=_as_array(ratio, dtype), saturated=saturated)
 
 

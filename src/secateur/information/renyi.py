@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.information.backends import Backend
+from secateur.information.backends import Backend, JointBlock
 from secateur.information.matrix import MeanInformation, plan_blocks
 from secateur.information.neurons import Neurons, prepare_neurons
 from secateur.results import MutualInformation
 
 Tick = Callable[[int, int], None]
+Keep = Callable[[int, Callable[[], JointBlock]], JointBlock]
+"""Called as keep(number, compute) for each block of pairs; gives what `compute` gives, or gave before."""
+
+
+def compute_anew(number: int, compute: Callable[[], JointBlock]) -> JointBlock:
+    """Have nothing from before."""
+    return compute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,11 @@ class RenyiSettings:
 
 
 def measure_renyi(
-    batches: Sequence[Tensor], sigma: Tensor, settings: RenyiSettings, progress: Tick | None
+    batches: Sequence[Tensor],
+    sigma: Tensor,
+    settings: RenyiSettings,
+    progress: Tick | None = None,
+    keep: Keep = compute_anew,
 ) -> MutualInformation:
     """Mean over the batches of I(k,l) = S(A_k) + S(A_l) - S(A_k o A_l).
 
@@ -46,9 +58,10 @@ def measure_renyi(
         sigma: (K,) float64, kernel widths; infinite for a constant neuron.
         settings: how.
         progress: called as progress(done, total).
+        keep: called for each block, in an order that depends on the settings and shapes alone.
     """
     kernels, debias = len(batches), settings.debias
-    tick = _Ticker(progress, kernels * (1 + debias))
+    rounds = _Rounds(settings, keep, _Ticker(progress, kernels * (1 + debias)))
     dtype = np.dtype(settings.dtype)
     total = MeanInformation(len(sigma), kernels, dtype, settings.most_bytes)
     shuffled = MeanInformation(len(sigma), kernels * debias, dtype, settings.most_bytes) if debias else None
@@ -59,11 +72,11 @@ def measure_renyi(
         entropy += neurons.entropy_nats / kernels
         order = neurons.features.rank.argsort(stable=True)  # neurons that are paired at once then cost the same
         ordered = neurons.select(order)
-        _add_pairs(total, ordered, ordered, order.cpu().numpy(), settings, tick)
+        rounds.add_pairs(total, ordered, ordered, order.cpu().numpy())
         if shuffled is not None:
             for _ in range(debias):
                 copy = neurons.shuffle(generator).select(order)
-                _add_pairs(shuffled, ordered, copy, order.cpu().numpy(), settings, tick)
+                rounds.add_pairs(shuffled, ordered, copy, order.cpu().numpy())
     alive = torch.isfinite(sigma).cpu().numpy()
     values, bound = total.finish(alive)
     baseline = None
@@ -86,19 +99,28 @@ def measure_renyi(
     )
 
 
-def _add_pairs(
-    total: MeanInformation, a: Neurons, b: Neurons, order: NDArray[np.int64], settings: RenyiSettings, tick: _Ticker
-) -> None:
-    """Add all pairs of one kernel; a and b are the same neurons, or b is a shuffled copy. `order` names them."""
-    blocks = list(plan_blocks(len(a), a.rows))
-    pairs = [(i.stop - i.start) * (j.stop - j.start) for i, j in blocks]
-    done = 0
-    for (i, j), count in zip(blocks, pairs, strict=True):
-        left, right = a.select(i), b.select(j)
-        joint = settings.backend.joint(left, right, settings.alpha, a is b and i == j)
-        total.update(joint, (left, right), (order[i], order[j]))
-        done += count
-        tick(done, sum(pairs))
+@dataclass
+class _Rounds:
+    """Goes through the pairs of neurons, round after round."""
+
+    settings: RenyiSettings
+    keep: Keep
+    tick: _Ticker
+    blocks: int = 0
+    """Blocks so far."""
+
+    def add_pairs(self, total: MeanInformation, a: Neurons, b: Neurons, order: NDArray[np.int64]) -> None:
+        """Add all pairs of one kernel; a and b are the same neurons, or b is a shuffled copy. `order` names them."""
+        blocks = list(plan_blocks(len(a), a.rows))
+        pairs = [(i.stop - i.start) * (j.stop - j.start) for i, j in blocks]
+        done = 0
+        for (i, j), count in zip(blocks, pairs, strict=True):
+            left, right = a.select(i), b.select(j)
+            compute = partial(self.settings.backend.joint, left, right, self.settings.alpha, a is b and i == j)
+            total.update(self.keep(self.blocks, compute), (left, right), (order[i], order[j]))
+            self.blocks += 1
+            done += count
+            self.tick(done, sum(pairs))
 
 
 @dataclass

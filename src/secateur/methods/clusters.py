@@ -64,7 +64,9 @@ def plan_by_clusters(context: PruningContext) -> tuple[LayerPlan, ...]:
     if context.recipe.seeds > 1:
         _check_outputs(context)
     candidates = draw_candidates(context)
-    divergence = rate_candidates(context, candidates) if len(candidates) > 1 else np.zeros(1)
+    divergence = np.zeros(1)
+    if len(candidates) > 1:
+        divergence = context.pieces.get("divergence", lambda: rate_candidates(context, candidates))
     best = int(divergence.argmin())
     return tuple(
         _plan_layer(context, place, best, candidates[best].kept[place], float(divergence[best]))
@@ -128,7 +130,7 @@ def scale(context: PruningContext, place: int) -> Scaling:
     """Points of the neurons of one network, from every random start; computed once for all widths."""
     recipe = context.recipe
     key = ("scaling", place, recipe.distance, recipe.dimensions, recipe.seeds, *context.information_key)
-    return context.once(key, lambda: _scale(context, place))
+    return context.once(key, lambda: context.pieces.get(f"scaling-{place}", lambda: _scale(context, place)))
 
 
 def _scale(context: PruningContext, place: int) -> Scaling:

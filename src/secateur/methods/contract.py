@@ -19,7 +19,8 @@ from secateur.information import mutual_information
 from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward
 from secateur.models.gradients import RowLoss, find_target, label_losses, mask_gradients, next_token_losses
-from secateur.models.loading import LoadedModel
+from secateur.models.loading import LoadedModel, hash_weights
+from secateur.pieces import Blocks, Keeper, keep_information
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan, MutualInformation, Progress, Update, no_progress
 from secateur.selection.ranking import select_overall, select_top
@@ -116,34 +117,47 @@ class PruningContext:
     """Whether more than one refit in turn is to come, so that what the unpruned model does is worth keeping."""
     with_second_moments: bool = True
     """Whether `statistics` hold the products of activations that some methods and the refit all at once need."""
+    pieces: Keeper = field(default_factory=Keeper)
+    """Takes in what is finished, and has what an earlier run finished."""
     rates: dict[str, float] = field(default_factory=dict)
     """Speeds that the user may want to know, such as "candidates per second"."""
+    backends: set[str] = field(default_factory=set)
+    """What computed information so far."""
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     @property
     def statistics(self) -> tuple[LayerStatistics, ...]:
         """Activations of each network, measured over all calibration text in one run."""
         if _STATISTICS not in self._known:  # not `once`: what measuring costs is no method's
-            layers = capture(
-                self.loaded.model,
-                self.feedforwards,
-                self.calibration.batches,
-                samples=self.recipe.samples,
-                sampling=self.sampling,
-                seed=self.recipe.seed,
-                with_second_moments=self.with_second_moments,
-                progress=self.progress,
-            )
-            require_rows(len(layers[0].samples))
-            self._known[_STATISTICS] = layers
+            names = [f"statistics-{place}" for place in range(len(self.feedforwards))]
+            self._known[_STATISTICS] = tuple(self.pieces.fill(names, self._capture))
         found: tuple[LayerStatistics, ...] = self._known[_STATISTICS]
         return found
+
+    def _capture(self, places: Sequence[int]) -> tuple[LayerStatistics, ...]:
+        layers = capture(
+            self.loaded.model,
+            [self.feedforwards[place] for place in places],
+            self.calibration.batches,
+            samples=self.recipe.samples,
+            sampling=self.sampling,
+            seed=self.recipe.seed,
+            with_second_moments=self.with_second_moments,
+            progress=self.progress,
+        )
+        require_rows(len(layers[0].samples))
+        return layers
 
     def second_moments(self, place: int) -> Tensor:
         """(K, K) float64, E[z z^T] of network `place`, in a context `with_second_moments`."""
         moments = self.statistics[place].second_moments
         assert moments is not None
         return moments
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the unpruned model's weights."""
+        return self.once(("weights",), lambda: hash_weights(self.loaded.model))
 
     @property
     def budget(self) -> int:
@@ -231,7 +245,9 @@ class PruningContext:
     def task_gradients(self) -> tuple[Tensor, ...]:
         """`row_gradients` of the task's loss in the whole model, taken once."""
         self.require_loss()
-        return self.once(("task gradients",), lambda: self.row_gradients(self.row_losses))
+        return self.once(
+            ("task gradients",), lambda: self.pieces.get("gradients", lambda: self.row_gradients(self.row_losses))
+        )
 
     def select(self, scores: Sequence[NDArray[np.floating[Any]]]) -> list[NDArray[np.int64]]:
         """The neurons with the highest (K,) scores: `width` of each network, or `budget` of all together."""
@@ -265,7 +281,7 @@ class PruningContext:
         """Mutual information of the neurons of network `place`, over the first sampled rows."""
         recipe = self.recipe
 
-        def measure() -> MutualInformation:
+        def measure(blocks: Blocks) -> MutualInformation:
             phase, count = "measuring information", len(self.feedforwards)
             rows = self.statistics[place].samples[: recipe.kernel_rows * recipe.kernels]
             return mutual_information(
@@ -277,15 +293,22 @@ class PruningContext:
                 seed=recipe.seed,
                 most_bytes=recipe.mi_memory,
                 progress=lambda done, total: self.progress(phase, place * total + done, count * total),
+                keep=blocks,
             )
 
-        return self.once(("information", place, *self.information_key), measure)
+        key = ("information", place, *self.information_key)
+        found = self.once(key, lambda: keep_information(self.pieces, f"information-{place}", measure))
+        self.backends.add(found.backend)
+        return found
 
     @property
     def knows_information(self) -> bool:
         """Whether the choice measured the information of every network, so that asking for it again costs nothing."""
         places = range(len(self.feedforwards))
-        return all(("information", place, *self.information_key) in self._known for place in places)
+        return all(
+            ("information", place, *self.information_key) in self._known or self.pieces.has(f"information-{place}")
+            for place in places
+        )
 
     @property
     def information_key(self) -> tuple[Any, ...]:
@@ -301,17 +324,16 @@ class PruningContext:
 
     @property
     def information_backends(self) -> tuple[str, ...]:
-        """Back ends that information was computed by so far."""
-        found = (value for value in self._known.values() if isinstance(value, MutualInformation))
-        return tuple(sorted({information.backend for information in found}))
+        """`backends`, sorted."""
+        return tuple(sorted(self.backends))
 
     def under(self, recipe: Recipe, width: int | None = None) -> PruningContext:
         """The same measurements under a recipe that differs only in how neurons are chosen and made up for.
 
-        A `width` takes the place of the recipe's.
+        A `width` takes the place of the recipe's. `pieces` stay behind: they are of one recipe.
         """
         changed = {name for name in Recipe.model_fields if getattr(recipe, name) != getattr(self.recipe, name)}
         changed -= {"keep", "round_to"} if width is not None else set()
         if not changed <= CHOOSING_SETTINGS:
             raise InputError(f"these settings need new measurements: {', '.join(sorted(changed))}")
-        return replace(self, recipe=recipe, width=self.width if width is None else width)
+        return replace(self, recipe=recipe, width=self.width if width is None else width, pieces=Keeper())

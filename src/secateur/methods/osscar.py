@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,9 +31,13 @@ def plan_by_removal_cost(context: PruningContext) -> tuple[LayerPlan, ...]:
     """
     feedforwards, layers = context.feedforwards, list[LayerPlan]()
     stream = PrunedStream(context.loaded, feedforwards, context.calibration.batches, reads_all=True)
-    for ffn in feedforwards:
+
+    def prune_network(ffn: FeedForward) -> LayerPlan:
+        return remove_by_cost(ffn, measure(ffn, stream).second_moments, context.width)
+
+    for place, ffn in enumerate(feedforwards):
         stream.go_to(ffn)
-        layers.append(remove_by_cost(ffn, measure(ffn, stream).second_moments, context.width))
+        layers.append(context.pieces.get(f"chosen-{place}", partial(prune_network, ffn)))
         stream.prune(layers[-1])
         context.progress("removing neurons", len(layers), len(feedforwards))
     return tuple(layers)

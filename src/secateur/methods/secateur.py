@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.calibration import Calibration
@@ -17,7 +15,7 @@ from secateur.probing import Probe, hold_out
 from secateur.refit import hold
 from secateur.refitting import Measured, measure, refit_columns, refit_in_turn, refit_network
 from secateur.results import LayerPlan
-from secateur.selection.allocation import allocate_widths
+from secateur.selection.allocation import Profile, allocate_widths
 from secateur.selection.elimination import Removals, order_removals
 from secateur.walking import Stream
 
@@ -65,12 +63,15 @@ def plan_widths(context: PruningContext, widths: Sequence[int]) -> tuple[LayerPl
 
     if recipe.refit and recipe.in_turn:
         return refit_in_turn(context, choose)
-    layers = []
-    for place, measured in enumerate(measure_whole(context, context.noised)):
-        layer, ridge = choose(place, measured), context.ridge_on(measured.rows, ffns[place].width)
-        layers.append(refit_network(ffns[place], layer, measured, ridge=ridge) if recipe.refit else layer)
-        context.progress("pruning network after network", place + 1, len(ffns))
-    return tuple(layers)
+
+    def plan_networks(places: list[int]) -> Iterator[LayerPlan]:
+        chosen = [ffns[place] for place in places]
+        for place, ffn, measured in zip(places, chosen, measure_whole(context, context.noised, chosen), strict=True):
+            layer, ridge = choose(place, measured), context.ridge_on(measured.rows, ffn.width)
+            yield refit_network(ffn, layer, measured, ridge=ridge) if recipe.refit else layer
+            context.progress("pruning network after network", place + 1, len(ffns))
+
+    return tuple(context.pieces.fill([f"network-{place}" for place in range(len(ffns))], plan_networks))
 
 
 def find_removals(
@@ -125,55 +126,40 @@ def find_profiles(context: PruningContext) -> list[Profile]:
     return context.once(key, lambda: measure_profiles(context, least))
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What it costs when one network alone loses its neurons."""
-
-    errors: NDArray[np.float64]
-    """(removals,) what each costs its output as it goes (`find_removals`)."""
-    tried: tuple[int, ...]
-    """Neurons that were gone each time when the whole model was tried, in ascending order."""
-    distances: tuple[float, ...]
-    """How far its outputs had moved each time (`Probe`)."""
-
-    @property
-    def costs(self) -> NDArray[np.float64]:
-        """(removals,) estimated rise of the distance as each goes; past the last trial as before it.
-
-        A trial after which the distance does not rise any more says nothing: its part and the next one are one.
-        """
-        reached = np.maximum.accumulate(self.distances)
-        telling = [*(reached[1:] > reached[:-1]), True]
-        parts = np.split(self.errors, np.array(self.tried)[telling])
-        rises = np.diff([0.0, *reached[telling]])
-        scales = rises / np.maximum([part.sum() for part in parts[:-1]], np.finfo(float).tiny)
-        return np.concatenate([part * scale for part, scale in zip(parts, [*scales, scales[-1]], strict=True)])
-
-
 def measure_profiles(context: PruningContext, least: float = LEAST_KEEP) -> list[Profile]:
     """A profile of each network in the unpruned model, down to `least` of its neurons."""
-    held, rest = hold_out(context.noised, context.recipe.seed)
-    probe = Probe(context.loaded, held.batches)
-    profiles = []
-    for ffn, measured in zip(context.feedforwards, measure_whole(context, rest), strict=True):
-        ridge = context.ridge_on(measured.rows, ffn.width)
-        *tried, most = (ffn.width - max(1, round(keep * ffn.width)) for keep in (*PROBE_KEEPS, least))
-        removals = find_removals(context, ffn, measured, most)
-        distances = []
-        probe.go_to(ffn)
-        for count in tried:
-            layer = refit_network(ffn, leave_out(ffn, removals.order[:count]), measured, ridge=ridge)
-            with replaced([ffn], [layer]):
-                distances.append(probe.distance())
-        profiles.append(Profile(removals.costs.cpu().numpy(), tuple(tried), tuple(distances)))
-        context.progress("trying networks", len(profiles), len(context.feedforwards))
-    return profiles
+    ffns = context.feedforwards
+
+    def profile_networks(places: list[int]) -> Iterator[Profile]:
+        held, rest = hold_out(context.noised, context.recipe.seed)
+        probe, chosen = Probe(context.loaded, held.batches), [ffns[place] for place in places]
+        for place, ffn, measured in zip(places, chosen, measure_whole(context, rest, chosen), strict=True):
+            probe.go_to(ffn)
+            yield _profile(context, ffn, measured, probe, least)
+            context.progress("trying networks", place + 1, len(ffns))
+
+    return context.pieces.fill([f"profile-{place}" for place in range(len(ffns))], profile_networks)
 
 
-def measure_whole(context: PruningContext, calibration: Calibration) -> Iterator[Measured]:
-    """What each network is pruned by in the unpruned model, one at a time."""
+def _profile(context: PruningContext, ffn: FeedForward, measured: Measured, probe: Probe, least: float) -> Profile:
+    """Of one network, that the probe has gone to."""
+    ridge = context.ridge_on(measured.rows, ffn.width)
+    *tried, most = (ffn.width - max(1, round(keep * ffn.width)) for keep in (*PROBE_KEEPS, least))
+    removals = find_removals(context, ffn, measured, most)
+    distances = []
+    for count in tried:
+        layer = refit_network(ffn, leave_out(ffn, removals.order[:count]), measured, ridge=ridge)
+        with replaced([ffn], [layer]):
+            distances.append(probe.distance())
+    return Profile(removals.costs.cpu().numpy(), tuple(tried), tuple(distances))
+
+
+def measure_whole(
+    context: PruningContext, calibration: Calibration, feedforwards: Sequence[FeedForward] | None = None
+) -> Iterator[Measured]:
+    """What each network (of all, or of some in order) is pruned by in the unpruned model, one at a time."""
     stream = Stream(context.loaded, calibration.batches)
-    for ffn in context.feedforwards:
+    for ffn in context.feedforwards if feedforwards is None else feedforwards:
         stream.go_to(ffn)
         yield measure(ffn, stream, mean_weight=context.mean_weight, weighs_tokens=context.weighs_tokens)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,9 +25,13 @@ def plan_by_wanda(context: PruningContext) -> tuple[LayerPlan, ...]:
     """
     feedforwards, layers = context.feedforwards, list[LayerPlan]()
     stream = PrunedStream(context.loaded, feedforwards, context.calibration.batches, reads_all=True)
-    for ffn in feedforwards:
+
+    def choose(ffn: FeedForward) -> LayerPlan:
+        return LayerPlan(ffn.path, ffn.width, select_top(score_by_wanda(ffn, stream), context.width))
+
+    for place, ffn in enumerate(feedforwards):
         stream.go_to(ffn)
-        layers.append(LayerPlan(ffn.path, ffn.width, select_top(score_by_wanda(ffn, stream), context.width)))
+        layers.append(context.pieces.get(f"chosen-{place}", partial(choose, ffn)))
         stream.prune(layers[-1])
         context.progress("measuring layer after layer", len(layers), len(feedforwards))
     return tuple(layers)

@@ -1,0 +1,289 @@
+"""Kill `secateur prune` at random moments of each phase, go on with --resume, and compare with an unbroken run.
+
+    python benchmarks/faults/kills.py --kills 30 --json benchmarks/faults/kills.json
+
+Every trial is a line of JSON that is written when it is done; trials that are in the file already are not done again.
+Processes are forked from one that has imported everything and computed nothing, which saves most of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import torch
+
+from secateur import pipeline
+from secateur.checkpoint import staging, writing
+from secateur.cli import run
+from secateur.methods import contract
+
+PLACES: dict[str, tuple[ModuleType, str]] = {
+    "capture": (contract, "capture"),
+    "information": (contract, "mutual_information"),
+    "selection": (pipeline, "refit_layers"),
+    "writing": (writing, "_fill"),
+    "exchange": (staging, "_swap"),
+}
+"""Phase -> the function that is run in it, once or several times."""
+WAYS = ("new", "exchanged", "two renames")
+"""OUT does not exist; it is exchanged in one step; the system can't do that."""
+RECIPE = ["--method", "redundancy", "--keep", "0.6", "--calibration-tokens", "2000", "--no-report", "--threads", "1"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kill and what came after it."""
+
+    phase: str
+    number: int
+    way: str
+    moment: float
+    """Part of the phase that was over."""
+    was_killed: bool
+    pieces_kept: int
+    """Finished pieces beside OUT after the kill."""
+    out_was_safe: bool
+    """Whether OUT was as before, or the whole new checkpoint."""
+    reuse: str
+    """What the second run says that it took over."""
+    is_identical: bool
+    """Whether the weights are those of an unbroken run, to the last byte."""
+    left_over: list[str]
+    """What lies beside OUT in the end."""
+
+
+def fork(work: Callable[[int], Any]) -> tuple[int, int]:
+    """Run work(pipe) in a child; gives its process id and the other end of the pipe."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        code = 70
+        try:
+            with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123
+                code = int(work(write) or 0)
+        finally:
+            os._exit(code)
+    os.close(write)
+    return child, read
+
+
+def lines(pipe: int) -> Iterator[str]:
+    """What a child says, line by line, until it ends."""
+    with os.fdopen(pipe) as file:
+        yield from file
+
+
+@contextmanager
+def announced(pipe: int, *, fatal_line: int | None = None) -> Iterator[None]:
+    """Phases are told on the pipe as they begin and end; of `_swap` a line can be the last that is run."""
+
+    def wrap(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*args: Any, **more: Any) -> Any:
+            os.write(pipe, f"begin {phase} {time.time()}\n".encode())
+            try:
+                return (
+                    traced(function, fatal_line, pipe)(*args, **more)
+                    if phase == "exchange"
+                    else function(*args, **more)
+                )
+            finally:
+                os.write(pipe, f"end {phase} {time.time()}\n".encode())
+
+        return told
+
+    for phase, (module, name) in PLACES.items():
+        setattr(module, name, wrap(phase, getattr(module, name)))
+    yield
+
+
+def traced(function: Callable[..., Any], fatal_line: int | None, pipe: int) -> Callable[..., Any]:
+    """The function, of which lines are counted, and the process killed at one of them."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        if event == "line":
+            if count == fatal_line:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+        return trace
+
+    def run_traced(*args: Any, **more: Any) -> Any:
+        sys.settrace(trace)
+        try:
+            return function(*args, **more)
+        finally:
+            sys.settrace(None)
+            os.write(pipe, f"lines {count}\n".encode())
+
+    return run_traced
+
+
+def prune(words: list[str], way: str, fatal_line: int | None = None) -> Callable[[int], int]:
+    """The work of a child: one command."""
+
+    def work(pipe: int) -> int:
+        if way == "two renames":
+            staging._exchange = lambda one, two: False
+        with announced(pipe, fatal_line=fatal_line), os.fdopen(os.dup(pipe), "w") as out, redirect_stdout(out):
+            return run(["prune", *words])
+
+    return work
+
+
+def finish(words: list[str], way: str) -> tuple[list[str], str]:
+    """Run a command to its end; gives what was announced, and what its JSON says of resuming."""
+    child, pipe = fork(prune(words, way))
+    told = list(lines(pipe))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "".join(told)
+    announcements = [line for line in told if line.split(" ")[0] in ("begin", "end", "lines")]
+    rest = "".join(line for line in told if line not in announcements)
+    return announcements, json.loads(rest)["resumed"]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def hash_folder(folder: Path) -> str:
+    """Of all files of a folder, with their names; empty where there is none."""
+    found = {str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """What a run looks like that nothing happens to."""
+
+    weights: str
+    """Hash of model.safetensors."""
+    delays: dict[str, tuple[float, float]]
+    """Of each phase, seconds that its functions run, and how often it begins."""
+    lines: dict[str, int]
+    """Lines of the exchange, by way."""
+
+
+def measure(model: str, folder: Path) -> Unbroken:
+    """Run it in each way."""
+    counts, weights, announcements = {}, set(), []
+    for way in WAYS:
+        announcements, _ = finish([model, str(folder / "out"), *RECIPE, "--overwrite", "--json"], way)
+        counts[way] = next(int(line.split()[1]) for line in announcements if line.startswith("lines"))
+        weights.add(hash_file(folder / "out" / "model.safetensors"))
+    assert len(weights) == 1, "two unbroken runs differ"
+    spent: dict[str, tuple[float, float]] = {}
+    begun = 0.0
+    for line in announcements:
+        kind, phase, *when = line.split()
+        if kind == "begin":
+            begun = float(when[0])
+        elif kind == "end":
+            seconds, times = spent.get(phase, (0.0, 0))
+            spent[phase] = (seconds + float(when[0]) - begun, times + 1)
+    return Unbroken(weights.pop(), spent, counts)
+
+
+def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Path) -> Trial:
+    """Kill one run and let another one go on."""
+    draw = random.Random(f"{phase} {number}")
+    way = WAYS[number % len(WAYS)]
+    moment, out = draw.random(), folder / "out"
+    if way != "new":
+        finish([model, str(out), *RECIPE, "--seed", "1", "--keep", "0.5", "--json"], way)
+    before = hash_folder(out)
+    words = [model, str(out), *RECIPE, "--overwrite"]
+    fatal_line = int(moment * unbroken.lines[way]) if phase == "exchange" else None
+    child, pipe = fork(prune(words, way, fatal_line))
+    seconds, times = unbroken.delays[phase]
+    wait_for = int(moment * times)  # which time that the phase begins
+    for line in lines(pipe):
+        if line.startswith(f"begin {phase}") and phase != "exchange":
+            if wait_for == 0:
+                time.sleep(seconds / times * (moment * times % 1))
+                os.kill(child, signal.SIGKILL)
+            wait_for -= 1
+    was_killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    state = folder / ".out.state"
+    kept = [path for path in state.glob("*.safetensors") if not path.name.startswith("run.")] if state.is_dir() else []
+    is_new = hash_file(out / "model.safetensors") == unbroken.weights
+    is_gone_for_now = way == "two renames" and phase == "exchange" and not out.exists()
+    safe = is_new or hash_folder(out) == before or is_gone_for_now
+    _, reuse = finish([*words, "--resume", "--json"], way)
+    return Trial(
+        phase=phase,
+        number=number,
+        way=way,
+        moment=round(moment, 3),
+        was_killed=was_killed,
+        pieces_kept=len(kept),
+        out_was_safe=safe,
+        reuse=reuse,
+        is_identical=hash_file(out / "model.safetensors") == unbroken.weights,
+        left_over=sorted(path.name for path in folder.iterdir() if path.name != "out"),
+    )
+
+
+def main() -> None:
+    """Do the trials that are not in the file yet, and say what came of all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--kills", type=int, default=30, help="in each phase")
+    parser.add_argument("--json", type=Path, required=True)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    done = json.loads(asked.json.read_text())["trials"] if asked.json.is_file() else []
+    known = {(trial["phase"], trial["number"]) for trial in done}
+    with tempfile.TemporaryDirectory() as folder:
+        unbroken = measure(asked.model, Path(folder))
+        for number in range(asked.kills):
+            for phase in PLACES:
+                if (phase, number) in known:
+                    continue
+                place = Path(folder) / f"{phase}-{number}"
+                place.mkdir()
+                done.append(asdict(try_kill(asked.model, phase, number, unbroken, place)))
+                shutil.rmtree(place)
+                write(asked.json, asked.model, done)
+    print(json.dumps(summarise(done), indent=1))
+
+
+def summarise(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts."""
+    return {
+        "kills": {phase: sum(t["was_killed"] and t["phase"] == phase for t in trials) for phase in PLACES},
+        "runs that ended before the kill": sum(not t["was_killed"] for t in trials),
+        "OUT neither old nor new": sum(not t["out_was_safe"] for t in trials),
+        "other weights after going on": sum(not t["is_identical"] for t in trials),
+        "something left beside OUT": sum(bool(t["left_over"]) for t in trials),
+        "pieces kept": sum(t["pieces_kept"] for t in trials),
+    }
+
+
+def write(path: Path, model: str, trials: list[dict[str, Any]]) -> None:
+    """The whole file anew."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"model": Path(model).name, "recipe": RECIPE, "summary": summarise(trials), "trials": trials}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Files that are on disk whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file under, which takes its place, flushed to disk, if the block ends well."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        put(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def put(partial: Path, path: Path) -> None:
+    """Give a finished file its name, on disk before anything else can happen."""
+    flush(partial)
+    partial.replace(path)
+    flush(path.parent)
+
+
+@contextmanager
+def making_parents(path: Path) -> Iterator[None]:
+    """Make the folders that `path` lies in; those that are new go again if nothing is in them in the end."""
+    made = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for parent in made:
+            if parent.exists() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def flush(path: Path) -> None:
+    """Have what is known of a file or folder on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
