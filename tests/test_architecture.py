@@ -20,6 +20,7 @@ ORDER = [
     "texts",
     "tasks",
     "encoding",
+    "rows",
     "calibration",
     "capture",
     "pieces",

@@ -1,6 +1,7 @@
-"""Kill `secateur prune` at random moments of each phase, go on with --resume, and compare with an unbroken run.
+"""End `secateur prune` at random moments of each phase, go on with --resume, and compare with an unbroken run.
 
-    python benchmarks/faults/kills.py --kills 30 --json benchmarks/faults/kills.json
+    python benchmarks/faults/kills.py --model $SECATEUR_MODELS/bert-tiny-base --json benchmarks/faults/kills.json
+    python benchmarks/faults/kills.py --signal TERM --kills 4 --json benchmarks/faults/stops.json
 
 Every trial is a line of JSON that is written when it is done; trials that are in the file already are not done again.
 Processes are forked from one that has imported everything and computed nothing, which saves most of the time.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -29,7 +30,7 @@ import torch
 
 from secateur import pipeline
 from secateur.checkpoint import staging, writing
-from secateur.cli import run
+from secateur.cli import main
 from secateur.methods import contract
 
 PLACES: dict[str, tuple[ModuleType, str]] = {
@@ -55,6 +56,11 @@ class Trial:
     moment: float
     """Part of the phase that was over."""
     was_killed: bool
+    """Whether it was still running then."""
+    exit_code: int
+    """Of the first run; negative where a signal killed it."""
+    seconds_to_end: float
+    """From the signal to its end."""
     pieces_kept: int
     """Finished pieces beside OUT after the kill."""
     out_was_safe: bool
@@ -89,60 +95,66 @@ def lines(pipe: int) -> Iterator[str]:
         yield from file
 
 
-@contextmanager
-def announced(pipe: int, *, fatal_line: int | None = None) -> Iterator[None]:
-    """Phases are told on the pipe as they begin and end; of `_swap` a line can be the last that is run."""
-
-    def wrap(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def told(*args: Any, **more: Any) -> Any:
-            os.write(pipe, f"begin {phase} {time.time()}\n".encode())
-            try:
-                return (
-                    traced(function, fatal_line, pipe)(*args, **more)
-                    if phase == "exchange"
-                    else function(*args, **more)
-                )
-            finally:
-                os.write(pipe, f"end {phase} {time.time()}\n".encode())
-
-        return told
-
+def announce(pipe: int, fatal_line: int | None, sent: signal.Signals) -> None:
+    """Have phases told on the pipe as they begin and end; at one line of the exchange the process gets a signal."""
     for phase, (module, name) in PLACES.items():
-        setattr(module, name, wrap(phase, getattr(module, name)))
-    yield
+        function = getattr(module, name)
+        if phase == "exchange":
+            function = trace(function, fatal_line, sent, pipe)
+        setattr(module, name, tell(phase, function, pipe))
 
 
-def traced(function: Callable[..., Any], fatal_line: int | None, pipe: int) -> Callable[..., Any]:
-    """The function, of which lines are counted, and the process killed at one of them."""
+def tell(phase: str, function: Callable[..., Any], pipe: int) -> Callable[..., Any]:
+    """The function, with a line on the pipe before and after."""
+
+    def told(*args: Any, **more: Any) -> Any:
+        os.write(pipe, f"begin {phase} {time.time()}\n".encode())
+        try:
+            return function(*args, **more)
+        finally:
+            os.write(pipe, f"end {phase} {time.time()}\n".encode())
+
+    return told
+
+
+def trace(function: Callable[..., Any], fatal_line: int | None, sent: signal.Signals, pipe: int) -> Callable[..., Any]:
+    """The function, whose lines are counted, and told in the end; at one of them the process gets a signal."""
     count = 0
 
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
+    def follow(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count
         if event == "line":
-            if count == fatal_line:
-                os.kill(os.getpid(), signal.SIGKILL)
             count += 1
-        return trace
+            if count - 1 == fatal_line:
+                os.kill(os.getpid(), sent)
+        return follow
 
-    def run_traced(*args: Any, **more: Any) -> Any:
-        sys.settrace(trace)
+    def followed(*args: Any, **more: Any) -> Any:
+        sys.settrace(follow)
         try:
             return function(*args, **more)
         finally:
             sys.settrace(None)
             os.write(pipe, f"lines {count}\n".encode())
 
-    return run_traced
+    return followed
 
 
-def prune(words: list[str], way: str, fatal_line: int | None = None) -> Callable[[int], int]:
-    """The work of a child: one command."""
+def prune(
+    words: list[str], way: str, fatal_line: int | None = None, sent: signal.Signals = signal.SIGKILL
+) -> Callable[[int], int]:
+    """The work of a child: one command; gives its exit code."""
 
     def work(pipe: int) -> int:
         if way == "two renames":
             staging._exchange = lambda one, two: False
-        with announced(pipe, fatal_line=fatal_line), os.fdopen(os.dup(pipe), "w") as out, redirect_stdout(out):
-            return run(["prune", *words])
+        announce(pipe, fatal_line, sent)
+        with os.fdopen(os.dup(pipe), "w") as out, redirect_stdout(out):
+            try:
+                main(["prune", *words])
+            except SystemExit as end:
+                return int(end.code or 0)
+        return 0
 
     return work
 
@@ -200,8 +212,8 @@ def measure(model: str, folder: Path) -> Unbroken:
     return Unbroken(weights.pop(), spent, counts)
 
 
-def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Path) -> Trial:
-    """Kill one run and let another one go on."""
+def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Path, sent: signal.Signals) -> Trial:
+    """End one run by a signal and let another one go on."""
     draw = random.Random(f"{phase} {number}")
     way = WAYS[number % len(WAYS)]
     moment, out = draw.random(), folder / "out"
@@ -210,16 +222,19 @@ def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Pa
     before = hash_folder(out)
     words = [model, str(out), *RECIPE, "--overwrite"]
     fatal_line = int(moment * unbroken.lines[way]) if phase == "exchange" else None
-    child, pipe = fork(prune(words, way, fatal_line))
+    child, pipe = fork(prune(words, way, fatal_line, sent))
     seconds, times = unbroken.delays[phase]
     wait_for = int(moment * times)  # which time that the phase begins
+    begun = time.perf_counter()
     for line in lines(pipe):
         if line.startswith(f"begin {phase}") and phase != "exchange":
             if wait_for == 0:
                 time.sleep(seconds / times * (moment * times % 1))
-                os.kill(child, signal.SIGKILL)
+                begun = time.perf_counter()
+                os.kill(child, sent)
             wait_for -= 1
-    was_killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    seconds_to_end = time.perf_counter() - begun
     state = folder / ".out.state"
     kept = [path for path in state.glob("*.safetensors") if not path.name.startswith("run.")] if state.is_dir() else []
     is_new = hash_file(out / "model.safetensors") == unbroken.weights
@@ -231,7 +246,9 @@ def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Pa
         number=number,
         way=way,
         moment=round(moment, 3),
-        was_killed=was_killed,
+        was_killed=code in (-sent, 128 + sent),
+        exit_code=code,
+        seconds_to_end=round(seconds_to_end, 2),
         pieces_kept=len(kept),
         out_was_safe=safe,
         reuse=reuse,
@@ -240,15 +257,17 @@ def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Pa
     )
 
 
-def main() -> None:
+def run_trials() -> None:
     """Do the trials that are not in the file yet, and say what came of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--kills", type=int, default=30, help="in each phase")
+    parser.add_argument("--signal", default="KILL", choices=["KILL", "TERM", "INT", "HUP"])
     parser.add_argument("--json", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     done = json.loads(asked.json.read_text())["trials"] if asked.json.is_file() else []
+    sent = signal.Signals[f"SIG{asked.signal}"]
     known = {(trial["phase"], trial["number"]) for trial in done}
     with tempfile.TemporaryDirectory() as folder:
         unbroken = measure(asked.model, Path(folder))
@@ -258,7 +277,7 @@ def main() -> None:
                     continue
                 place = Path(folder) / f"{phase}-{number}"
                 place.mkdir()
-                done.append(asdict(try_kill(asked.model, phase, number, unbroken, place)))
+                done.append(asdict(try_kill(asked.model, phase, number, unbroken, place, sent)))
                 shutil.rmtree(place)
                 write(asked.json, asked.model, done)
     print(json.dumps(summarise(done), indent=1))
@@ -267,8 +286,11 @@ def main() -> None:
 def summarise(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts."""
     return {
-        "kills": {phase: sum(t["was_killed"] and t["phase"] == phase for t in trials) for phase in PLACES},
-        "runs that ended before the kill": sum(not t["was_killed"] for t in trials),
+        "ended by the signal": {
+            phase: sum(t["was_killed"] and t["phase"] == phase for t in trials) for phase in PLACES
+        },
+        "ended before it": sum(not t["was_killed"] for t in trials),
+        "most seconds to the end": max((t["seconds_to_end"] for t in trials if t["phase"] != "exchange"), default=0.0),
         "OUT neither old nor new": sum(not t["out_was_safe"] for t in trials),
         "other weights after going on": sum(not t["is_identical"] for t in trials),
         "something left beside OUT": sum(bool(t["left_over"]) for t in trials),
@@ -286,4 +308,4 @@ def write(path: Path, model: str, trials: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_trials()

@@ -276,11 +276,12 @@ def _make_batches(rows: StoredRows, loaded: LoadedModel, batch_size: int) -> Laz
     whole = int((lengths == lengths[0]).sum()) if kind == "decoder" else len(rows)
     starts = range(0, whole, batch_size)
     has_end = bool((lengths[whole:] > 1).any())  # the short end of packed text
+    model = loaded.model if kind == "encoder-decoder" else None  # else batches would keep it in memory
 
     def make(number: int) -> Batch:
         places = range(starts[number], min(starts[number] + batch_size, whole)) if number < len(starts) else [whole]
         batch = pad_rows([rows[place] for place in places], pad_id)
-        return add_decoder_input(batch, loaded.model) if kind == "encoder-decoder" else batch
+        return batch if model is None else add_decoder_input(batch, model)
 
     return LazyBatches(len(starts) + has_end, make)
 

@@ -39,7 +39,7 @@ class Stopped(BaseException):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was no memory left: Python's, or torch's on a CPU or a GPU."""
-    words = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+    words = ("can't allocate memory", "out of memory", "Cannot allocate memory", "failed to map segment")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 

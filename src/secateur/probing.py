@@ -16,7 +16,7 @@ from secateur.capture import blaming_batch
 from secateur.encoding import Batch
 from secateur.models.feedforward import FeedForward
 from secateur.models.loading import LoadedModel
-from secateur.models.outputs import OutputKind, gives_logits, read_outputs
+from secateur.models.outputs import OutputKind, gives_logits, read_outputs, require_finite_outputs
 from secateur.walking import Walk, can_walk
 
 ROWS, WINDOWS = 256, 6
@@ -88,7 +88,8 @@ class Probe:
     def _read(self, number: int) -> Tensor:
         with self._blaming(number), nullcontext() if self._walk is None else self._walk.resumed(number):
             outputs = read_outputs(self._model, self._batches[number], self._kind, self._sampling)
-        return outputs[:: -(-len(outputs) // TOKENS)].clone()  # the others' memory is given back
+        few = outputs[:: -(-len(outputs) // TOKENS)].clone()  # the others' memory is given back
+        return require_finite_outputs(few)
 
     @staticmethod
     def _blaming(number: int) -> AbstractContextManager[None]:

@@ -22,7 +22,7 @@ from secateur.results.record import CompareRecord, NetworkView, PruneRecord, Rec
 IMAGES_FOLDER = "figures"
 PAGE_BYTES, NETWORK_BYTES = 8 << 20, 256 << 10
 """Of a page without networks (plotly is 5 MB of it), and of all but the matrix of each network, at most."""
-REPORT_FAILURES = (SecateurError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
+REPORT_FAILURES = (SecateurError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError)
 """What may go wrong in a report, on models and text of any kind, without more harm than that there is none."""
 
 

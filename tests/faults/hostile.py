@@ -251,6 +251,15 @@ case("quantised", "quantization_config")(edit_config(quantization_config={"quant
 case("another config in its place", "configuration_files")(with_code(configuration_files=["config.4.0.0.json"]))
 case("an adapter", "adapter")(lambda f, c: (f / "adapter_config.json").write_text("{}"))
 
+
+@case("a tokenizer's code", "custom code")
+def _tokenizer_code(folder, canary):
+    with_code()(folder, canary)
+    path = folder / "tokenizer_config.json"
+    named = {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **named}))
+
+
 # tensors
 case("NaN", "NaN")(edit_tensors(lambda tensors: next(iter(tensors.values())).fill_(float("nan"))))
 case("infinite", "infinite")(edit_tensors(lambda tensors: next(iter(tensors.values())).fill_(float("inf"))))

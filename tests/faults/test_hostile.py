@@ -25,7 +25,8 @@ def test_there_are_many():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_refused_in_one_line(name, good, tmp_path, capsys):
+def test_it_is_refused_in_one_line(name, good, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *words: "y")  # whatever a library asks
     spoil, words = CASES[name]
     place = tmp_path / "place"
     folder = shutil.copytree(good, place / "model")

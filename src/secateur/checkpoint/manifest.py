@@ -6,7 +6,8 @@ import hashlib
 import json
 import platform
 import shlex
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,10 @@ def find_versions() -> dict[str, str]:
         "transformers",
         "numpy",
         "scipy",
-        "kmedoids",
         "safetensors",
         "huggingface_hub",
     )
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    found = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    with suppress(PackageNotFoundError):  # it is optional
+        found["kmedoids"] = version("kmedoids")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from typing import Any
 
 from secateur.cli.stopping import stop_on_signals
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     0: done, 1: failed, 2: the caller's mistake, 129, 130 and 143: stopped by a signal.
     """
     stop_on_signals()
+    warnings.showwarning = _show_warning
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = run(words)
@@ -41,6 +43,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(words: list[str]) -> int:
     """The exit code of one command line."""
+    try:
+        return _run(words)
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if "--debug" in words:
+            traceback.print_exc()
+        hint = "a smaller --batch-size, fewer --calibration-tokens or --dtype bfloat16 take less"
+        told = f"error: out of memory: {one_line(error) or 'Python got none'}; {hint}{tell_notes(error)}\n"
+        sys.stderr.write(told)  # laying it out would take more memory
+        return 1
+
+
+def _run(words: list[str]) -> int:
     import typer
 
     from secateur.cli.app import app
@@ -59,12 +75,9 @@ def run(words: list[str]) -> int:
             traceback.print_exc()
         warn(tell(error), label="error")
         return error.exit_code
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if "--debug" in words:
-            traceback.print_exc()
-        hint = "; a smaller --batch-size, fewer --calibration-tokens or --dtype bfloat16 take less"
-        warn(f"out of memory: {one_line(error) or 'Python got none'}{hint}{tell_notes(error)}", label="error")
-        return 1
     return code if isinstance(code, int) else 0
+
+
+def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
+    """Python's warnings on one line, without the place in the code."""
+    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")

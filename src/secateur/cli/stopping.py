@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from secateur.errors import Stopped
@@ -28,7 +29,8 @@ def stop_on_signals() -> None:
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_end_in_time, args=(heard, told), daemon=True).start()
+    with suppress(RuntimeError):  # there is no memory for a thread: an end in good order is all there is then
+        threading.Thread(target=_end_in_time, args=(heard, told), daemon=True).start()
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.capture import capture
+from secateur.errors import is_out_of_memory
 from secateur.methods.contract import Method, PruningContext
 from secateur.models.families import find_feedforwards
 from secateur.models.feedforward import FeedForward
@@ -139,7 +140,9 @@ def solve_weights(equations: NormalEquations) -> torch.Tensor | None:
     """(k, H) float64, the shortest least-squares solution; None where there is none that is finite."""
     try:
         found = torch.linalg.lstsq(equations.moments, equations.products, driver="gelsy").solution
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         return None
     return found if bool(torch.isfinite(found).all()) else None
 

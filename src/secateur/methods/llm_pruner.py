@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.contract import Method, PruningContext
-from secateur.models.gradients import weight_gradients
+from secateur.models.gradients import require_finite_gradients, weight_gradients
 from secateur.results import LayerPlan
 
 ROWS = 10
@@ -38,6 +38,7 @@ def _score(context: PruningContext) -> list[Tensor]:
         products = [weight.detach().float() * next(gradients) for weight in own]
         incoming, outgoing = ffn.per_neuron(products)
         found.append(torch.cat([incoming, outgoing], dim=1).double().abs().sum(dim=1).cpu())
+        require_finite_gradients(ffn, found[-1])
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from secateur.methods.contract import Method, PruningContext, require_information
+from secateur.recipe import Recipe
 from secateur.results import LayerPlan
 from secateur.selection.distances import normalised_distance
-from secateur.selection.medoids import select_medoids
+from secateur.selection.medoids import require_kmedoids, select_medoids
 
 
 def plan_by_medoids(context: PruningContext) -> tuple[LayerPlan, ...]:
@@ -26,11 +27,16 @@ def _plan_layer(context: PruningContext, place: int) -> LayerPlan:
     return LayerPlan(ffn.path, ffn.width, kept, figures=figures)
 
 
+def _check(recipe: Recipe) -> None:
+    require_information(recipe)
+    require_kmedoids()
+
+
 MEDOIDS = Method(
     name="medoids",
     summary="k-medoids of the neurons under normalised mutual information, importance left out",
     plan=plan_by_medoids,
     needs=frozenset({"activations"}),
     sees=frozenset({"duplicates"}),
-    check=require_information,
+    check=_check,
 )

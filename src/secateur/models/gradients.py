@@ -115,6 +115,9 @@ def mask_gradients(
         masks: (K,) a network, factors on the activations where the gradients are taken; all ones by default.
         is_incoming: by a factor on each output of the up projection, bias included (networks without gates).
 
+    Raises:
+        InputError: a gradient is not finite.
+
     Cost:
         A forward and a backward pass through the activations; no gradient of a weight is made.
     """
@@ -128,7 +131,15 @@ def mask_gradients(
         with frozen(model), torch.enable_grad(), fixed, scaled(feedforwards, factors):
             total = loss(read_logits(model, batch), number).sum()
             found = torch.autograd.grad(total, factors)
+        for ffn, gradient in zip(feedforwards, found, strict=True):
+            require_finite_gradients(ffn, gradient)
         yield [gradient.double().cpu() for gradient in found]
+
+
+def require_finite_gradients(ffn: FeedForward, values: Tensor) -> None:
+    """Raise InputError where gradients by what a network does, or scores made from them, are NaN or infinite."""
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"the gradients of {ffn.path} are NaN or infinite; try --dtype float32")
 
 
 def weight_gradients(

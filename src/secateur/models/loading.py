@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import partial
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +17,9 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from secateur.errors import InputError, SecateurError, UnsupportedModelError, one_line
+from secateur.errors import InputError, SecateurError, UnsupportedModelError, is_out_of_memory, one_line
 from secateur.models.families import Family, find_family, unsupported
+from secateur.models.gguf import check_gguf
 from secateur.models.outputs import is_classifier
 from secateur.models.safety import check_weights, read_config, read_json
 from secateur.models.source import Source, find_source
@@ -179,16 +183,17 @@ def hash_weights(model: nn.Module) -> str:
 
 def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
     settings = read_config(source.folder)
-    stored = check_weights(source.folder, settings)  # formats, most bytes first
+    stored = check_weights(source.folder, settings)
     config = _as_config(source)
     family = find_family(config)
-    model_class = _find_class(settings, config, family, source)
+    model_class: Any = _find_class(settings, config, family, source)
+    _check_size(source, partial(model_class._from_config, copy.deepcopy(config)), stored.count)
     model, info = _call(
         source,
         model_class.from_pretrained,
         source.folder,
         config=config,
-        dtype=getattr(torch, dtype or stored[0]),
+        dtype=getattr(torch, dtype or stored.formats[0]),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are refused below, by name
         local_files_only=True,
@@ -198,20 +203,25 @@ def _load_folder(source: Source, dtype: str | None) -> LoadedModel:
     warnings = []
     if ignored := sorted(info["unexpected_keys"]):
         warnings.append(f"{len(ignored)} stored tensors are not part of {model_class.__name__}: {ignored[0]}")
-    if len(stored) > 1 and dtype is None:
-        warnings.append(f"the weights are stored as {', '.join(stored)}; all are read and written as {stored[0]}")
+    formats = stored.formats
+    if len(formats) > 1 and dtype is None:
+        warnings.append(f"the weights are stored as {', '.join(formats)}; all are read and written as {formats[0]}")
     return LoadedModel(model, family, _load_tokenizer(source), source, tuple(warnings))
 
 
 def _load_gguf(source: Source, dtype: str | None, device: torch.device) -> LoadedModel:
     default = "float32" if is_slow_in_bfloat16(device) else "bfloat16"
-    family = find_family(_as_config(source))
+    stored = check_gguf(_find_place(source))
+    config = _as_config(source)
+    family = find_family(config)
+    _check_size(source, partial(AutoModelForCausalLM.from_config, copy.deepcopy(config)), stored)
     model, info = _call(
         source,
         AutoModelForCausalLM.from_pretrained,
         source.folder,
         gguf_file=source.gguf_file,
         dtype=getattr(torch, dtype or default),
+        ignore_mismatched_sizes=True,  # they are refused below, by name
         local_files_only=True,
         output_loading_info=True,
     )
@@ -222,11 +232,20 @@ def _load_gguf(source: Source, dtype: str | None, device: torch.device) -> Loade
     return LoadedModel(model, family, _load_tokenizer(source), source)
 
 
+def _check_size(source: Source, build: Callable[[], Any], stored: int) -> None:
+    """Raise InputError where a model is far larger than the weights that are stored, before room is made for it."""
+    with torch.device("meta"):
+        model = _call(source, build)
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    if asked > 2 * stored:  # what is missing of a smaller one is told by name
+        raise InputError(f"{_find_place(source)} asks for a model of {asked:,} weights and holds {stored:,}")
+
+
 def _check_complete(info: dict[str, Any], source: Source) -> None:
     for key, meaning in (("missing_keys", "has no weights for"), ("mismatched_keys", "has misshaped weights for")):
         if info[key]:
             names = ", ".join(sorted(str(entry) for entry in info[key])[:3])
-            raise InputError(f"{source.folder} {meaning} {names} (they would be random)")
+            raise InputError(f"{_find_place(source)} {meaning} {names} (they would be random)")
 
 
 def _as_config(source: Source) -> Any:
@@ -237,7 +256,19 @@ def _load_tokenizer(source: Source) -> Any | None:
     markers = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "tokenizer.model", "vocab.json")
     if source.gguf_file is None and not any((source.folder / name).exists() for name in markers):
         return None
-    return _call(source, AutoTokenizer.from_pretrained, source.folder, **_gguf_argument(source), local_files_only=True)
+    return _call(
+        source,
+        AutoTokenizer.from_pretrained,
+        source.folder,
+        **_gguf_argument(source),
+        trust_remote_code=False,  # else transformers asks on the terminal
+        local_files_only=True,
+    )
+
+
+def _find_place(source: Source) -> Path:
+    """What a message about a source names: the GGUF file, or the folder."""
+    return source.folder / (source.gguf_file or "")
 
 
 def _gguf_argument(source: Source) -> dict[str, str]:
@@ -268,7 +299,9 @@ def _call(source: Source, function: Any, *args: Any, **settings: Any) -> Any:
             raise InputError("reading GGUF needs two more packages: pip install gguf accelerate") from error
         raise InputError(f"{source.folder} needs a package that is missing: {one_line(error)}") from error
     except Exception as error:  # tokenizers raises bare Exception for a file it can't use
-        raise InputError(f"transformers can't read {source.folder}: {one_line(error)}") from error
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"transformers can't read {_find_place(source)}: {one_line(error)}") from error
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import InputError
+
 OutputKind = Literal["representation", "logits", "states"]
 
 
@@ -35,6 +37,13 @@ def read_outputs(model: Any, batch: Mapping[str, Tensor], kind: OutputKind, samp
     if sampling == "cls":
         return values[torch.arange(len(values), device=device), real.int().argmax(dim=1)].float()
     return values[real].float()
+
+
+def require_finite_outputs(outputs: Tensor) -> Tensor:
+    """The same outputs; raises InputError where they are NaN or infinite, so that nothing can be told by them."""
+    if not bool(torch.isfinite(outputs).all()):
+        raise InputError("the model's outputs are NaN or infinite; try --dtype float32")
+    return outputs
 
 
 def gives_logits(model: Any, batch: Mapping[str, Tensor]) -> bool:

@@ -8,8 +8,11 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
+
+import torch
 
 from secateur.errors import InputError, UnsupportedModelError, one_line
 from secateur.models.source import Source
@@ -55,8 +58,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_weights(folder: Path, config: Mapping[str, Any]) -> list[str]:
-    """The number formats of the checkpoint's weights, most bytes first, after its files were checked.
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """What a checkpoint's weight files hold."""
+
+    formats: tuple[str, ...]
+    """Number formats, most bytes first."""
+    count: int
+    """Numbers in all of them."""
+
+
+def check_weights(folder: Path, config: Mapping[str, Any]) -> StoredWeights:
+    """What the checkpoint's weights are stored as, after its files were checked.
 
     Raises:
         InputError: files are missing, lie outside the folder, are pickles, or have broken headers; or the config asks
@@ -67,7 +80,9 @@ def check_weights(folder: Path, config: Mapping[str, Any]) -> list[str]:
     for path in _weight_files(folder):
         for name, entry in _read_header(path).items():
             if name in names:
-                raise InputError(f"the tensor '{name}' is in {names[name]} and in {path.name}, its index names one")
+                raise InputError(
+                    f"the tensor {quote(name)} is in {names[name]} and in {path.name}, its index names one"
+                )
             names[name] = path.name
             if entry["dtype"] in FLOAT_TYPES:
                 start, end = entry["data_offsets"]
@@ -76,7 +91,8 @@ def check_weights(folder: Path, config: Mapping[str, Any]) -> list[str]:
         raise UnsupportedModelError(f"{folder} has no floating-point weights (quantised?)")
     _check_index(folder, names)
     _check_layers(folder, config, len(names))
-    return [name for name, _ in sizes.most_common()]
+    count = sum(size // getattr(torch, name).itemsize for name, size in sizes.items())
+    return StoredWeights(tuple(name for name, _ in sizes.most_common()), count)
 
 
 def shard_limit(folder: Path) -> int | None:
@@ -108,9 +124,9 @@ def _weight_files(folder: Path) -> list[Path]:
         shards = sorted(set(names.values()))
         for shard in shards:
             if Path(shard).name != shard or not shard.endswith(".safetensors"):
-                raise InputError(f"{INDEX} in {folder} points outside the folder or at no safetensors: '{shard}'")
-            if not (folder / shard).is_file():
-                raise InputError(f"{folder} lacks the shard '{shard}' that its index names")
+                raise InputError(f"{INDEX} in {folder} points outside the folder or at no safetensors: {quote(shard)}")
+            if not _can_be_file(shard) or not (folder / shard).is_file():
+                raise InputError(f"{folder} lacks the shard {quote(shard)} that its index names")
             _check_inside(folder / shard)
         return [folder / shard for shard in shards]
     pickles = [*folder.glob("pytorch_model*.bin"), *folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
@@ -120,6 +136,16 @@ def _weight_files(folder: Path) -> list[Path]:
             "convert it to safetensors first"
         )
     raise InputError(f"{folder} has no weights ({SINGLE} or {INDEX})")
+
+
+def _can_be_file(name: str) -> bool:
+    """Whether a file system takes a name, and a message can hold it."""
+    return name.isprintable() and len(name.encode()) <= 255
+
+
+def quote(name: str) -> str:
+    """A name from a file, in quotation marks, for messages: on one line of bounded length whatever is in it."""
+    return repr(name[:80])[:100]
 
 
 def _check_inside(path: Path) -> None:
@@ -141,7 +167,7 @@ def _check_index(folder: Path, names: Mapping[str, str]) -> None:
     for name, shard in read_json(folder / INDEX)["weight_map"].items():
         if names.get(name, shard) != shard:
             raise InputError(
-                f"the index in {folder} places the tensor '{name[:80]}' in {shard}, it is in {names[name]}"
+                f"the index in {folder} places the tensor {quote(name)} in {shard}, it is in {names[name]}"
             )
 
 
@@ -149,8 +175,9 @@ def _check_layers(folder: Path, config: Mapping[str, Any], tensors: int) -> None
     """Raise InputError where the config asks for more layers than so many tensors can be of, or that may share them."""
     for key, count in config.items():
         if re.search(r"layers?$", key) and isinstance(count, int) and count > max(tensors, MOST_LAYERS):
+            asked = f"{count:,}"[:40]
             raise InputError(
-                f"config.json in {folder} asks for {count:,} layers ('{key}'); there are {tensors} tensors"
+                f"config.json in {folder} asks for {asked} layers ({quote(key)}); there are {tensors} tensors"
             )
 
 
@@ -179,7 +206,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 def _check_entry(path: Path, name: str, entry: Any) -> None:
     """Raise InputError unless dtype, shape and offsets of a tensor fit each other."""
-    fault = f"{path} has a broken header: the entry of '{name[:80]}'"
+    fault = f"{path} has a broken header: the entry of {quote(name)}"
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         raise InputError(f"{fault} names no dtype")
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
@@ -187,14 +214,15 @@ def _check_entry(path: Path, name: str, entry: Any) -> None:
         raise InputError(f"{fault} has no usable shape or data_offsets")
     bits = ITEM_BITS.get(entry["dtype"])
     if bits is None:
-        raise InputError(f"{fault} names the unknown dtype '{entry['dtype'][:20]}'")
+        raise InputError(f"{fault} names the unknown dtype {quote(entry['dtype'])}")
     start, end = offsets
     if min(shape, default=0) < 0 or math.prod(shape) * bits != 8 * (end - start):
         raise InputError(f"{fault} has a shape that does not fit its {end - start:,} bytes")
 
 
 def _are_whole(values: Any) -> TypeGuard[list[int]]:
-    return isinstance(values, list) and all(type(value) is int for value in values)
+    """Whether these are whole numbers, of a size that messages can hold."""
+    return isinstance(values, list) and all(type(value) is int and abs(value) < 1 << 64 for value in values)
 
 
 def _check_extents(path: Path, header: dict[str, Any], data_bytes: int) -> None:
@@ -211,7 +239,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"'{twice[0]}' appears twice")
+        raise ValueError(f"{quote(twice[0])} appears twice")
     return dict(pairs)
 
 

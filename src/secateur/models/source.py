@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,17 @@ class Source:
 
 
 def as_path(name: str | Path) -> Path:
-    """A path with ~ filled in; InputError where no file system could hold it."""
+    """A path with ~ filled in; InputError where no file system could hold it, or a checkpoint not name it."""
     try:
         path = Path(name).expanduser()
-        path.exists()
+        str(path).encode()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except UnicodeEncodeError:
+        raise InputError(f"{str(name)[:60]!r} can't be a path: it is not UTF-8") from None
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"'{str(name)[:60]}' can't be a path: {reason}") from None
+        raise InputError(f"{str(name)[:60]!r} can't be a path: {reason}") from None
     return path
 
 
@@ -82,7 +87,7 @@ def find_source(name: str, revision: str | None = None) -> Source:
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{name} is a file; a model is a folder, a .gguf file, a demo name or a hub id")
-        return Source(path.resolve().parent, path.name, path.stem, path.name, False)
+        return Source(path.parent.resolve(), path.name, path.stem, path.name, False)
     if path.is_dir():
         return _local_folder(path, name)
     if name in DEMO_MODELS:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from secateur.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -94,10 +96,20 @@ class Update:
     bias: torch.Tensor | None = None
     """(H,) in the model's number format: output bias, only where the family can store one."""
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        parts = (self.weight,) if self.bias is None else (self.weight, self.bias)
+        return all(bool(part.isfinite().all()) for part in parts)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What is cut in one feed-forward network."""
+    """What is cut in one feed-forward network.
+
+    Raises:
+        InputError: the update is NaN or infinite, as where a number format overflowed.
+    """
 
     path: str
     """Module path of the feed-forward network."""
@@ -112,6 +124,10 @@ class LayerPlan:
     applies it, and a saved model lacks it."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Named figures about the choice, for the record (refit error, mean width of the kernels, ...)."""
+
+    def __post_init__(self) -> None:
+        if self.update is not None and not self.update.is_finite:
+            raise InputError(f"the new down projection of {self.path} is NaN or infinite; try --dtype float32")
 
     @property
     def width(self) -> int:

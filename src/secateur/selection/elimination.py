@@ -9,6 +9,8 @@ from torch import Tensor
 
 BLOCK = 32
 """Removals that are gathered before the matrices are brought up to date."""
+TIE = 1e-9
+"""Costs so near to the least, in units of it, count as equal to it: those of exact copies differ by rounding alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ def _eliminate(inverse: Tensor, weight: Tensor, steps: int) -> tuple[Tensor, Ten
     gone = torch.zeros(steps, dtype=torch.int64, device=weight.device)
     is_gone = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
     for step in range(steps):
-        j = (squares / diagonal).masked_fill(is_gone, torch.inf).argmin().view(1)
+        costs = (squares / diagonal).masked_fill(is_gone, torch.inf)
+        least = costs.min()
+        j = (costs <= least + TIE * least.abs()).int().argmax().view(1)  # the first
         before, scale = factors[:, :step], diagonal[j].rsqrt()
         own = before[j][0]  # (step,)
         factor = (inverse[:, j][:, 0] - before @ own) * scale  # (K,)

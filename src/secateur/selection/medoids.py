@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import kmedoids
 import numpy as np
 from numpy.typing import NDArray
+
+from secateur.errors import InputError
 
 
 def select_medoids(distance: NDArray[np.floating[Any]], width: int, seed: int) -> NDArray[np.int64]:
@@ -22,5 +23,18 @@ def select_medoids(distance: NDArray[np.floating[Any]], width: int, seed: int) -
     """
     if width >= len(distance):
         return np.arange(len(distance), dtype=np.int64)
-    found = kmedoids.fasterpam(distance.astype(np.float64), width, init="random", random_state=seed, n_cpu=1)
+    found = _import_kmedoids().fasterpam(distance.astype(np.float64), width, init="random", random_state=seed, n_cpu=1)
     return np.sort(np.asarray(found.medoids)).astype(np.int64)
+
+
+def require_kmedoids() -> None:
+    """Raise InputError, with the line that installs it, where the package is missing."""
+    _import_kmedoids()
+
+
+def _import_kmedoids() -> Any:
+    try:
+        import kmedoids
+    except ImportError as error:
+        raise InputError(f"k-medoids need one more package: pip install 'secateur[medoids]' ({error})") from error
+    return kmedoids
