@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ import tiny
 from secateur.capture import MomentSum, StatisticsFitter, capture, multiply_by_itself
 from secateur.errors import InputError
 from secateur.models.families import find_feedforwards
+from secateur.rows import LazyBatches
 
 
 def measure(model, batches, **settings):
@@ -46,6 +49,22 @@ def test_statistics_are_those_of_the_activations_themselves():
     assert torch.allclose(found.second_moments, rows.T @ rows / 30, rtol=1e-5, atol=1e-7)
     assert torch.allclose(found.rms, rows.square().mean(dim=0).sqrt(), rtol=1e-5)
     assert sorted(map(tuple, found.samples.tolist())) == sorted(map(tuple, seen[0].tolist()))
+
+
+def test_batches_are_made_one_after_another_and_let_go():
+    model, alive, most = tiny.make_model("llama"), weakref.WeakSet(), []
+
+    def make(number):
+        batch = tiny.make_inputs(model, seed=number)
+        alive.add(batch["input_ids"])
+        most.append(len(alive))
+        return batch
+
+    lazy = measure(model, LazyBatches(6, make))
+    assert max(most) == 2  # the next one and the last one
+    for one, other in zip(lazy, measure(model, [make(number) for number in range(6)]), strict=True):
+        assert torch.equal(one.second_moments, other.second_moments)
+        assert torch.equal(one.samples, other.samples)
 
 
 def test_shared_layers_count_every_pass():

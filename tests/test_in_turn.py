@@ -695,13 +695,13 @@ def test_refits_that_share_a_recording_of_the_unpruned_model_give_the_same_and_l
     sharing.has_several_refits = True
     plans = [make_plan(context) for context in (alone, sharing, sharing)]
     assert isinstance(sharing.read_whole(), Recording)
-    assert list(tmp_path.iterdir())
+    assert list(tmp_path.glob("secateur-*"))
     for layers in zip(*(plan.layers for plan in plans), strict=True):
         assert all(torch.equal(layer.update.weight, layers[0].update.weight) for layer in layers)
     monkeypatch.setattr(Stream, "__init__", None)  # nothing is run again
     assert sharing.under(sharing.recipe.model_copy(update={"keep": 0.25}), 6).read_whole() is sharing.read_whole()
     sharing._known.clear()
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("secateur-*"))
 
 
 def test_a_recording_that_finds_no_room_is_an_error_in_a_line(monkeypatch):

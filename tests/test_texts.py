@@ -5,11 +5,13 @@ import pytest
 import torch
 
 import secateur
+import secateur.rows
 import tiny
 from secateur.calibration import prepare_calibration, replace_tokens, take_tokens
-from secateur.errors import InputError
+from secateur.errors import InputError, SecateurError
 from secateur.models.loading import wrap_model
 from secateur.recipe import Recipe
+from secateur.rows import LazyBatches, StoredRows
 from secateur.texts import READ_LIMIT, default_passages, open_texts
 
 
@@ -239,6 +241,86 @@ class TestReplacedTokens:
         vision = tiny.make_model("vit")
         given = prepare_calibration([tiny.make_inputs(vision)], wrap_model(vision), Recipe())
         assert replace_tokens(given, wrap_model(vision), 0.5, 0) is given
+
+
+@pytest.fixture
+def all_on_disk(monkeypatch):
+    """Not a byte of token ids stays in memory."""
+    monkeypatch.setattr(secateur.rows, "HELD_BYTES", 1)
+
+
+def test_rows_come_back_from_disk_as_they_went_in_or_shortest_first(all_on_disk):
+    rows = [[5, 6, 7], [2**31 - 1], [], [8, 9], [10, 11]]
+    stored = StoredRows(iter(rows))
+    assert list(stored) == rows
+    assert [stored[place] for place in (4, 1, 4)] == [rows[4], rows[1], rows[4]]
+    by_length = StoredRows(iter(rows), by_length=True)
+    assert list(by_length) == [[], [2**31 - 1], [8, 9], [10, 11], [5, 6, 7]]  # the first of equals stays first
+    assert by_length.lengths.tolist() == [0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("case", ["llama", "bert", "t5"])
+@pytest.mark.parametrize("settings", [{}, {"calibration_share": 0.5}])
+def test_text_on_disk_gives_the_batches_that_text_in_memory_gives(case, settings, monkeypatch):
+    def read():
+        found = prepare(SENTENCES, case=case, batch_size=7, **settings)
+        noised = replace_tokens(found, wrap_model(tiny.make_model(case), tiny.make_tokenizer()), 0.3, 0)
+        return found.summary, [*found.batches, *noised.batches, *noised.sample_rows(9, 0).batches]
+
+    summary, held = read()
+    monkeypatch.setattr(secateur.rows, "HELD_BYTES", 1)
+    again, stored = read()
+    assert again == summary
+    assert len(held) == len(stored) > 8
+    for one, other in zip(held, stored, strict=True):
+        assert list(one) == list(other)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_temporary_file_goes_with_the_calibration(all_on_disk, monkeypatch, tmp_path):
+    opened = []
+
+    def open_file(*given, **settings):
+        opened.append(spooled(*given, **settings))
+        return opened[-1]
+
+    spooled = secateur.rows.tempfile.SpooledTemporaryFile
+    monkeypatch.setattr(secateur.rows.tempfile, "SpooledTemporaryFile", open_file)
+    monkeypatch.setattr(secateur.rows.tempfile, "tempdir", str(tmp_path))
+    found = prepare(SENTENCES)
+    batches = found.take_rows(torch.ones(found.rows, dtype=torch.bool).numpy()).batches
+    del found
+    assert [file.closed for file in opened] == [False]
+    assert len(batches[0]) == 2
+    del batches
+    assert [file.closed for file in opened] == [True]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_for_temporary_files_without_room_is_an_error_in_a_line(all_on_disk, monkeypatch):
+    def refuse(*given, **settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(secateur.rows.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(SecateurError, match="No space left on device; TMPDIR=FOLDER") as error:
+        prepare(SENTENCES)
+    assert not isinstance(error.value, InputError)
+
+
+def test_lazy_batches_are_a_sequence_and_hide_no_error():
+    batches = LazyBatches(5, lambda number: {"input_ids": torch.tensor([number])})
+    numbers = [int(batch["input_ids"]) for batch in batches]
+    assert numbers == list(range(5))
+    assert int(batches[-1]["input_ids"]) == 4
+    assert [int(batch["input_ids"]) for batch in batches[1:4][1:]] == [2, 3]
+    with pytest.raises(IndexError):
+        batches[5]
+
+    def fail(number):
+        raise IndexError("from within")
+
+    with pytest.raises(IndexError, match="from within"):
+        list(LazyBatches(5, fail))
 
 
 def test_same_text_same_hash_other_text_other_hash():

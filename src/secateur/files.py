@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from secateur.errors import SecateurError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -37,6 +39,18 @@ def making_parents(path: Path) -> Iterator[None]:
         for parent in made:
             if parent.exists() and not any(parent.iterdir()):
                 parent.rmdir()
+
+
+@contextmanager
+def blaming_disk(what: str) -> Iterator[None]:
+    """An error of the disk that temporary files lie on becomes one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise SecateurError(
+            f"{what} can't be kept in a temporary file: {error.strerror or error}; TMPDIR=FOLDER names another folder "
+            "for temporary files"
+        ) from error
 
 
 def flush(path: Path) -> None:

@@ -6,14 +6,13 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateur.encoding import Batch
-from secateur.errors import SecateurError
+from secateur.files import blaming_disk
 
 HELD_BYTES = 1 << 22
 """Bytes of rows that stay in memory; beyond them all are in a temporary file."""
@@ -35,7 +34,7 @@ class StoredBytes:
         weakref.finalize(self, self._file.close)
         ends = array("q", [0])
         for piece in pieces:
-            with _blaming_disk():
+            with blaming_disk("calibration text"):
                 self._file.write(piece)
             ends.append(ends[-1] + len(piece))
         self._ends = np.frombuffer(ends, dtype=np.int64)
@@ -46,7 +45,7 @@ class StoredBytes:
     def read(self, place: int) -> bytes:
         """Piece number `place`."""
         begin, end = self._ends[place : place + 2].tolist()
-        with _blaming_disk():
+        with blaming_disk("calibration text"):
             self._file.seek(begin)  # which also writes what still waits
             return self._file.read(end - begin)
 
@@ -106,15 +105,3 @@ class LazyBatches(Sequence[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self._make, self._numbers)  # not by places: an IndexError from within would end it silently
-
-
-@contextmanager
-def _blaming_disk() -> Iterator[None]:
-    """An error of the disk becomes one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise SecateurError(
-            f"calibration text can't be kept in a temporary file: {error.strerror or error}; "
-            "TMPDIR=FOLDER names another folder for temporary files"
-        ) from error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.calibration import Calibration
 from secateur.capture import blaming_batch, run_body
 from secateur.encoding import Batch
-from secateur.errors import SecateurError
+from secateur.files import blaming_disk
 from secateur.memory import give_back
 from secateur.models.families import find_feedforwards, find_layers
 from secateur.models.feedforward import FeedForward, replaced
@@ -216,7 +216,7 @@ class Recording:
         Raises:
             SecateurError: there is no room for them.
         """
-        with _blaming_disk():
+        with blaming_disk("what the unpruned model computes"):
             folder = tempfile.TemporaryDirectory(prefix="secateur-")
         weakref.finalize(self, folder.cleanup)
         self._folder, self._ffn = Path(folder.name), feedforwards[0]
@@ -225,7 +225,7 @@ class Recording:
             self.go_to(ffn)
             for number in range(len(stream)):
                 total = stream.read_total(number).cpu().numpy()
-                with _blaming_disk():
+                with blaming_disk("what the unpruned model computes"):
                     np.save(self._file(number), total)
 
     def go_to(self, ffn: FeedForward) -> None:
@@ -264,18 +264,6 @@ class PrunedStream(Stream):
         done = len(self._pruned)
         first = max(done - 1, 0) if self._walk is not None else 0
         return replaced(self._feedforwards[first:done], self._pruned[first:])
-
-
-@contextmanager
-def _blaming_disk() -> Iterator[None]:
-    """An error of the disk becomes one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise SecateurError(
-            f"what the unpruned model computes can't be kept in a temporary folder: {error.strerror or error}; "
-            "TMPDIR=FOLDER names another folder for temporary files"
-        ) from error
 
 
 def _enter(model: Any, layers: Sequence[nn.Module], batch: Batch) -> _Passage:

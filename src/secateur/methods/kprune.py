@@ -139,7 +139,8 @@ def _tune(context: PruningContext, scratch: Scratch, place: int, kept: NDArray[n
 def solve_weights(equations: NormalEquations) -> torch.Tensor | None:
     """(k, H) float64, the shortest least-squares solution; None where there is none that is finite."""
     try:
-        found = torch.linalg.lstsq(equations.moments, equations.products, driver="gelsy").solution
+        # not gelsy: torch hands it pivots that it never set, so that last digits, or ranks, differ from call to call
+        found = torch.linalg.lstsq(equations.moments, equations.products, driver="gelsd").solution
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
