@@ -1,4 +1,5 @@
 # make install: sets up .venv      make demo: prunes a real language model      make test: lint, types, tests
+# make faults: processes killed, full disks, no memory, fuzzing, licences; a few minutes
 # make wheel: builds dist/ and tries it in clean environments
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: install demo demo-minilm test wheel format clean
+.PHONY: install demo demo-minilm test faults wheel format clean
 
 install: .venv/installed
 
@@ -31,10 +32,16 @@ demo-minilm: install
 	$(BIN)/secateur evaluate out/minilm --against minilm
 
 test: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check . .ci/bill
+	$(BIN)/ruff format --check . .ci/bill
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow and not network"
+	$(BIN)/pytest -m "not slow and not network and not faults"
+
+faults: install
+	$(BIN)/pytest -m faults
+	$(PIP) install --quiet atheris
+	$(BIN)/python tests/faults/fuzz/fuzz_weights.py --seconds 60
+	$(BIN)/python .ci/bill
 
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel

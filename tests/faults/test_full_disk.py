@@ -20,6 +20,8 @@ import tiny
 from faults.runs import FAST, STATE, Outcomes, hash_files, tell_outcome
 from secateur import cli
 
+pytestmark = pytest.mark.faults
+
 PAGE, PLENTY = 4096, (256 << 20, 10_000)
 PERCENT = (5, 18, 31, 44, 57, 70, 83, 95)
 FILES_TOO_FEW = (1, 2, 3, 4, 6, 8, 10, 12)

@@ -24,6 +24,8 @@ import tiny
 from faults.runs import FAST, STATE, Outcomes, hash_files, tell_outcome
 from secateur import cli
 
+pytestmark = pytest.mark.faults
+
 MODEL = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_attention_heads": 4}
 """Tiny, but a matrix is more than the C library has at hand without asking the system."""
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}

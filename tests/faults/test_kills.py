@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.faults
+
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "faults" / "kills.py"
 KILLS = 4
 

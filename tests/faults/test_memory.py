@@ -29,7 +29,10 @@ peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM
 print(found.summary.tokens, int(peak.split()[1]) / 1024)
 """
 
-pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="the peak is read from /proc")
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(not STATUS.exists(), reason="the peak is read from /proc"),
+]
 
 
 def write_text(path, size, end):

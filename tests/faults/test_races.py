@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 import tiny
 from secateur.checkpoint.holding import state_folder
 
+pytestmark = pytest.mark.faults
+
 WORDS = [
     "--keep",
     "0.5",

@@ -103,6 +103,7 @@ def find_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 
 def _count(names: set[str]) -> str:
-    """Names of pieces, those of one kind counted together."""
-    kinds = Counter(name.split("-")[0] for name in names)
-    return ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in sorted(kinds.items()))
+    """Names of pieces; those of which there is one a network are counted together."""
+    kinds = Counter(name.split("-")[0] for name in names if "-" in name)
+    counted = [f"{count} x {kind}" for kind, count in sorted(kinds.items())]
+    return ", ".join(counted + sorted(name for name in names if "-" not in name))
