@@ -22,6 +22,7 @@ ORDER = [
     "encoding",
     "rows",
     "calibration",
+    "token_noise",
     "capture",
     "pieces",
     "walking",

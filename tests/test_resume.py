@@ -241,6 +241,14 @@ with held(Path({str(out)!r}), source=None, overwrite=False):
             pass
         assert [path.name for path in tmp_path.iterdir()] == [".other.abc.partial"]
 
+    def test_a_piece_that_was_half_written_goes(self, tmp_path):
+        with open_state(str(tmp_path / "out"), keep=True) as state:
+            state.pieces.keep("plan", [1])
+            (state.pieces.folder / ".network-0.partial").write_text("half")
+        with open_state(str(tmp_path / "out"), resume=True):
+            pass
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_lock_that_comes_and_goes_is_told(self, tmp_path, monkeypatch):
         def gone(*args, **more):
             raise FileNotFoundError

@@ -7,12 +7,13 @@ import torch
 import secateur
 import secateur.rows
 import tiny
-from secateur.calibration import prepare_calibration, replace_tokens, take_tokens
+from secateur.calibration import prepare_calibration, take_tokens
 from secateur.errors import InputError, SecateurError
 from secateur.models.loading import wrap_model
 from secateur.recipe import Recipe
 from secateur.rows import LazyBatches, StoredRows
 from secateur.texts import READ_LIMIT, default_passages, open_texts
+from secateur.token_noise import replace_tokens
 
 
 def write(path, content):

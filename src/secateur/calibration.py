@@ -52,7 +52,7 @@ class Calibration:
     @property
     def rows(self) -> int:
         """Of all batches."""
-        return sum(_count_rows(batch) for batch in self.batches)
+        return sum(count_rows(batch) for batch in self.batches)
 
     def sample_rows(self, rows: int, seed: int) -> Calibration:
         """At most `rows` rows (and their labels) drawn at random, however they were batched."""
@@ -62,7 +62,7 @@ class Calibration:
 
     def take_rows(self, chosen: NDArray[np.bool_]) -> Calibration:
         """The rows (and their labels) where `chosen` (rows,) says so, in order, in what is left of their batches."""
-        ends = np.cumsum([_count_rows(batch) for batch in self.batches])
+        ends = np.cumsum([count_rows(batch) for batch in self.batches])
         parts = [torch.from_numpy(part) for part in np.split(chosen, ends[:-1])]
         used = [number for number, part in enumerate(parts) if part.any()]
         labels = None if self.labels is None else tuple(self.labels[n][parts[n]] for n in used)
@@ -82,7 +82,7 @@ class Calibration:
             per_row = per_image if sequence is None else sequence.shape[1]
             rows = -(-tokens // per_row)
             batches.append({name: value[:rows] for name, value in batch.items()})
-            tokens -= per_row * _count_rows(batches[-1])
+            tokens -= per_row * count_rows(batches[-1])
             if tokens <= 0:
                 break
         return replace(self, batches=tuple(batches), labels=None)
@@ -93,7 +93,7 @@ class Calibration:
         random.Random(seed).shuffle(order)
         for number in order:
             batch = self.batches[number]
-            size = _count_rows(batch)
+            size = count_rows(batch)
             drawn.append({name: value[:rows] for name, value in batch.items()} if size > rows else batch)
             rows -= min(size, rows)
             if rows == 0:
@@ -101,7 +101,8 @@ class Calibration:
         return tuple(drawn)
 
 
-def _count_rows(batch: Batch) -> int:
+def count_rows(batch: Batch) -> int:
+    """Rows of one batch."""
     return len(next(iter(batch.values())))
 
 
@@ -300,61 +301,6 @@ def add_decoder_input(batch: Batch, model: Any) -> Batch:
     }
 
 
-def replace_tokens(calibration: Calibration, loaded: LoadedModel, share: float, seed: int) -> Calibration:
-    """The same text with a share of its tokens replaced, each by one drawn evenly from the whole vocabulary.
-
-    Padding and special tokens stay, and none comes in. Batches without token ids stay as they are, as does a decoder's
-    input where there is an encoder. Without a tokenizer the config says which tokens are special, and an encoder's rows
-    keep their first and last tokens.
-    """
-    if share == 0 or "input_ids" not in calibration.batches[0]:
-        return calibration
-    rows = StoredRows(_replaced_rows(calibration, loaded, share, seed))
-    starts = np.cumsum([0, *map(_count_rows, calibration.batches)]).tolist()
-
-    def make(number: int) -> Batch:
-        batch = calibration.batches[number]
-        ids = batch["input_ids"].clone()
-        for place, (row, real) in enumerate(zip(ids, _find_mask(batch), strict=True), start=starts[number]):
-            row[real] = torch.tensor(rows[place], dtype=ids.dtype)
-        return {**batch, "input_ids": ids}
-
-    return replace(calibration, batches=LazyBatches(len(calibration.batches), make))
-
-
-def _replaced_rows(
-    calibration: Calibration, loaded: LoadedModel, share: float, seed: int
-) -> Iterator[NDArray[np.int64]]:
-    """The real tokens of each row, with a share of them replaced."""
-    special = find_special_ids(loaded)
-    holds_ends = loaded.tokenizer is None and loaded.family.kind != "decoder"  # no config names BERT's [CLS] and [SEP]
-    size = loaded.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if loaded.tokenizer is not None:
-        size = min(size, len(loaded.tokenizer))
-    ordinary = np.setdiff1d(np.arange(size), special)
-    generator = np.random.default_rng(seed)
-    for batch in calibration.batches:
-        for row, real in zip(batch["input_ids"], _find_mask(batch), strict=True):
-            tokens = row[real].numpy()  # so that the draw doesn't depend on padding and batch size
-            goes = (generator.random(len(tokens)) < share) & ~np.isin(tokens, special)
-            if holds_ends:
-                goes[[0, -1]] = False
-            yield np.where(goes, generator.choice(ordinary, len(tokens)), tokens)
-
-
-def _find_mask(batch: Batch) -> Tensor:
-    """(B, T) bool, which tokens are real."""
-    return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-
-
-def find_special_ids(loaded: LoadedModel) -> list[int]:
-    """Ids of tokens that are no text: the tokenizer's, or without one those that the model's config names."""
-    if loaded.tokenizer is not None:
-        return list(loaded.tokenizer.all_special_ids)
-    named = (getattr(loaded.model.config, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "cls", "sep"))
-    return [token for ids in named if ids is not None for token in (ids if isinstance(ids, list) else [ids])]
-
-
 def _from_task(loaded: LoadedModel, recipe: Recipe) -> Calibration:
     """Training rows of a task in a seeded random order, with their labels, as far as the budget allows."""
     task = find_task(str(recipe.task))
@@ -404,7 +350,7 @@ def _from_batches(given: Sequence[Any], loaded: LoadedModel) -> Calibration:
             batch = {name: value for name, value in batch.items() if name != "labels"}
         _check_rows(batch, number)
         _check_padding(batch, number, reads_first=loaded.reads_first_token)
-        rows += _count_rows(batch)
+        rows += count_rows(batch)
         mask = batch.get("attention_mask", batch.get("input_ids"))
         tokens += 0 if mask is None else int((mask != 0).sum()) if "attention_mask" in batch else mask.numel()
         needs_decoder = loaded.family.kind == "encoder-decoder" and "decoder_input_ids" not in batch

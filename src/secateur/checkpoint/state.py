@@ -60,7 +60,12 @@ class State:
 
 @contextmanager
 def open_state(
-    out: Path, *, source: Path | None = None, overwrite: bool = False, resume: bool = False, keep: bool = False
+    out: str | Path,
+    *,
+    source: Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    keep: bool = False,
 ) -> Iterator[State]:
     """The state of a run that is to write `out`, and the right to write there, while this lasts.
 
@@ -77,7 +82,7 @@ def open_state(
         InputError: `out` may not be written, or there is finished work and `resume` is not asked for.
         SecateurError: another run holds `out`; the message names that.
     """
-    with held(out, source=source, overwrite=overwrite) as folder:
+    with held(Path(out), source=source, overwrite=overwrite) as folder:
         state = State(Pieces(folder))
         if state.finished and not resume:
             raise InputError(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.calibration import Calibration, replace_tokens
+from secateur.calibration import Calibration
 from secateur.capture import LayerStatistics, Sampling, capture, require_rows
 from secateur.errors import InputError
 from secateur.information import mutual_information
@@ -24,6 +24,7 @@ from secateur.pieces import Blocks, Keeper, keep_information
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan, MutualInformation, Progress, Update, no_progress
 from secateur.selection.ranking import select_overall, select_top
+from secateur.token_noise import replace_tokens
 from secateur.walking import Recording, Stream, Totals
 
 Need = Literal["weights", "activations", "gradients", "labels"]

@@ -14,7 +14,7 @@ from secateur.errors import one_line
 from secateur.files import put
 from secateur.pieces.codec import read_value, write_value
 
-SUFFIX = ".safetensors"
+SUFFIX, PARTIAL = ".safetensors", ".partial"
 T = TypeVar("T")
 
 
@@ -57,7 +57,10 @@ class Pieces(Keeper):
     """Pieces in a folder. The name of a file holds the SHA-256 of its bytes: a damaged one is not taken for whole."""
 
     def __init__(self, folder: Path) -> None:
+        """Takes what is in the folder, which is this run's alone; what a killed one left half written goes."""
         self.folder = folder
+        for left in folder.glob(f".*{PARTIAL}"):
+            left.unlink()
         self.reused: set[str] = set()
         self.damaged: set[str] = set()
         self._is_full = False
@@ -80,7 +83,7 @@ class Pieces(Keeper):
         """Write a file, on disk before this returns. Where it can't, a warning: the run goes on, and keeps no more."""
         if self._is_full:
             return
-        partial = self.folder / f".{name}.partial"
+        partial = self.folder / f".{name}{PARTIAL}"
         try:
             write_value(value, partial)
             put(partial, self.folder / _name_file(name, partial))
