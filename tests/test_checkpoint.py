@@ -543,6 +543,16 @@ class TestPlans:
         with pytest.raises(InputError, match=r"plan must be what secateur.load_plan\(folder\) gives, got str"):
             apply("some/folder", checkpoint)
 
+    def test_a_plan_as_format_1_wrote_it_is_read(self, tmp_path):
+        layer = {"path": "encoder.0", "original_width": 4, "width": 2, "figures": {"saturated": 0.0}}
+        content = {"format": 1, "method": "flap", "family": "bert", "keep": 0.5, "weights_sha256": "ab", "settings": {}}
+        (tmp_path / "plan.json").write_text(json.dumps({**content, "layers": [layer]}))
+        tensors = {"encoder.0:kept": torch.tensor([1, 3]), "encoder.0:weight": torch.ones(2, 3)}
+        save_file({**tensors, "encoder.0:bias": torch.zeros(3)}, tmp_path / "plan.safetensors")
+        (found,) = load_plan(tmp_path).layers
+        assert (found.path, found.original_width, found.kept.tolist()) == ("encoder.0", 4, [1, 3])
+        assert (found.update.weight.shape, found.update.bias.shape) == ((2, 3), (3,))
+
     def test_damaged_and_newer_plans_are_refused(self, tmp_path):
         save_plan(tiny.random_plan(tiny.make_model("llama"), 5), tmp_path)
         path = tmp_path / "plan.json"

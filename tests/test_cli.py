@@ -283,7 +283,7 @@ cli.main({words!r})
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + getattr(signal, stop)
     assert "Traceback" not in done.stderr
-    assert "finished pieces kept: 3; --resume goes on from there" in done.stderr
+    assert "finished pieces kept: 1; --resume goes on from there" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.state", "model"]
 
 
@@ -327,6 +327,56 @@ cli.main(["families"])
     assert time.perf_counter() - begun < 5
     assert process.returncode == code
     assert err.startswith(f"stopped by signal {int(number)} in the middle of a computation; finished pieces are kept")
+
+
+def test_nobody_reading_does_not_keep_it_from_ending():
+    program = """
+import os, torch
+from secateur import cli
+
+def compute(words):
+    matrix = torch.randn(5000, 5000, dtype=torch.float64)
+    os.set_blocking(2, False)
+    try:
+        while True:
+            os.write(2, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(2, True)
+    print("computing", flush=True)
+    torch.linalg.eigh(matrix)
+
+cli.run = compute
+cli.main(["families"])
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"computing\n"
+    begun = time.perf_counter()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert time.perf_counter() - begun < 5
+    process.communicate()
+
+
+def test_a_second_signal_does_not_disturb_the_end_in_good_order(checkpoint, tmp_path):
+    program = f"""
+import os, signal
+from secateur import cli
+from secateur.checkpoint import writing
+
+def stop(*given):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+writing.verify = stop
+cli.main(["prune", {str(checkpoint)!r}, {str(tmp_path / "out")!r}, "--calibration-tokens", "600", "--no-report"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[-1] == "stopped by signal 15; finished pieces kept: 1; --resume goes on from there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.state", "model"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from secateur.cli import run
 from secateur.encoding import tokenise
 from secateur.errors import InputError
 from secateur.evaluation.classification import predict, score_predictions
-from secateur.finetuning import Training, add_head, choose_training, finetune, state_folder
+from secateur.finetuning import Training, add_head, choose_training, finetune, training_folder
 from secateur.models.loading import hash_weights, load_model, wrap_model
 from secateur.scoring import score_task
 from secateur.tasks import TASKS, read_examples
@@ -190,7 +190,7 @@ def test_the_command_writes_an_ordinary_checkpoint_that_can_be_scored(data, tmp_
     assert "fine-tuned on sst2" in (out / "README.md").read_text()
     model = AutoModelForSequenceClassification.from_pretrained(out)
     assert hash_weights(model) == hash_weights(load_model(str(out)).model)
-    assert not state_folder(out).exists()
+    assert not training_folder(out).exists()
     assert run(["evaluate", str(out), "--task", "sst2", "--data", str(data), "--json"]) == 0
     score = json.loads(capsys.readouterr().out)["score"]
     assert score["accuracy"] == pytest.approx(content["scores"]["accuracy"], abs=1e-6)

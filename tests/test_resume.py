@@ -70,8 +70,11 @@ class TestGoingOn:
     @pytest.mark.parametrize("way", WAYS)
     def test_stopped_after_any_piece_the_weights_are_the_same(self, way, checkpoint, tmp_path, monkeypatch, capsys):
         words = [str(checkpoint), *FAST, *WAYS[way]]
-        assert run(["prune", *words, str(tmp_path / "whole"), "--keep-state"]) == 0
-        count = len(Pieces(state_folder(tmp_path / "whole")).names()) - 1
+        with monkeypatch.context() as patch:
+            kept, keep = [], Pieces.keep
+            patch.setattr(Pieces, "keep", lambda self, name, value: kept.append(name) or keep(self, name, value))
+            assert run(["prune", *words, str(tmp_path / "whole")]) == 0
+        count = len(kept) - 1
         assert count >= 2
         for pieces in range(1, count + 1):
             out = tmp_path / f"out{pieces}"
@@ -111,6 +114,16 @@ class TestGoingOn:
         assert run(words) == 2
         assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "short.txt"]
 
+    def test_a_run_that_was_killed_before_anything_was_finished_holds_nobody_up(self, checkpoint, tmp_path):
+        with open_state(tmp_path / "out", keep=True) as state:
+            state.pieces.keep("run", {"model weights": "others"})
+        assert run(["prune", str(checkpoint), str(tmp_path / "out"), *FAST]) == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+    def test_when_the_plan_is_there_what_it_was_made_of_makes_room(self, checkpoint, tmp_path):
+        assert run(["prune", str(checkpoint), str(tmp_path / "out"), *FAST, "--keep-state"]) == 0
+        assert Pieces(state_folder(tmp_path / "out")).names() == ["plan", "run"]
+
     def test_from_python_too(self, tmp_path):
         model, out = tiny.make_model("bert"), tmp_path / "out"
         given = [tiny.make_inputs(model, rows=3, seed=seed) for seed in range(9)]
@@ -127,28 +140,28 @@ class TestDamage:
     @pytest.mark.parametrize("name", ["network-0", "network-1", "plan"])
     def test_a_damaged_piece_is_made_again(self, name, damage, checkpoint, tmp_path, capsys):
         out = tmp_path / "out"
-        assert run(["prune", str(checkpoint), str(out), *FAST, "--keep-state"]) == 0
-        whole = read_weights(out)
+        assert run(["prune", str(checkpoint), str(tmp_path / "whole"), *FAST]) == 0
+        whole = read_weights(tmp_path / "whole")
+        run_stopped(["prune", str(checkpoint), str(out), *FAST], 3 if name == "plan" else 2)
         (path,) = state_folder(out).glob(f"{name}.*")
         raw = bytearray(path.read_bytes())
         raw[-1] ^= 1
         path.write_bytes({"flipped": raw, "cut": raw[:-5], "empty": b""}[damage])
-        if name != "plan":
-            next(state_folder(out).glob("plan.*")).unlink()
         capsys.readouterr()
-        assert run(["prune", str(checkpoint), str(out), *FAST, "--resume", "--overwrite", "--json"]) == 0
+        assert run(["prune", str(checkpoint), str(out), *FAST, "--resume", "--json"]) == 0
         told = "plan" if name == "plan" else "1 x network"
         assert f"did again, as it was damaged: {told}" in json.loads(capsys.readouterr().out)["resumed"]
         assert read_weights(out) == whole
 
     def test_of_a_run_that_is_not_known_any_more_nothing_is_used(self, checkpoint, tmp_path, capsys):
         out = tmp_path / "out"
-        assert run(["prune", str(checkpoint), str(out), *FAST, "--keep-state"]) == 0
-        whole = read_weights(out)
+        assert run(["prune", str(checkpoint), str(tmp_path / "whole"), *FAST]) == 0
+        whole = read_weights(tmp_path / "whole")
+        run_stopped(["prune", str(checkpoint), str(out), *FAST], 2)
         next(state_folder(out).glob("run.*")).write_bytes(b"")
         capsys.readouterr()
-        assert run(["prune", str(checkpoint), str(out), *FAST, "--resume", "--overwrite", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["resumed"] == "did again, as it was damaged: 2 x network, plan"
+        assert run(["prune", str(checkpoint), str(out), *FAST, "--resume", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["resumed"] == "did again, as it was damaged: 2 x network"
         assert read_weights(out) == whole
 
     def test_a_disk_without_room_for_it_costs_a_warning(self, checkpoint, tmp_path, monkeypatch):
@@ -193,6 +206,23 @@ class TestAnotherRun:
         assert run(stopped) == 2
         assert "calibration tokens " in capsys.readouterr().err
 
+    def test_other_threads_are(self, stopped, capsys):
+        before = torch.get_num_threads()
+        assert run([*stopped, "--threads", str(before + 1)]) == 2
+        assert f"threads in use {before} then, {before + 1} now" in capsys.readouterr().err
+
+    def test_the_same_numbers_in_other_batches_are(self, tmp_path):
+        model = tiny.make_model("llama")
+        ids = torch.randint(3, tiny.VOCABULARY, (16, 32), generator=torch.Generator().manual_seed(0))
+        with open_state(tmp_path / "out", keep=True) as state:
+            secateur.prune(model, calibration=[{"input_ids": ids}], keep=0.5, state=state)
+        others = [{"input_ids": ids.reshape(32, 16)}]
+        with (
+            pytest.raises(InputError, match="calibration batches"),
+            open_state(tmp_path / "out", resume=True) as state,
+        ):
+            secateur.prune(model, calibration=others, keep=0.5, state=state)
+
     def test_other_versions_are(self, stopped, capsys, monkeypatch):
         monkeypatch.setattr("secateur.checkpoint.manifest.version", lambda name: "0")
         assert run(stopped) == 2
@@ -234,12 +264,14 @@ with held(Path({str(out)!r}), source=None, overwrite=False):
         assert list(tmp_path.iterdir()) == []
 
     def test_what_killed_runs_left_half_written_goes(self, tmp_path):
-        (tmp_path / ".out.abc.partial").mkdir()
-        (tmp_path / ".out.abc.partial" / "model.safetensors").write_text("half")
-        (tmp_path / ".other.abc.partial").mkdir()
+        others = [".out.v2.abcd1234.partial", ".out.v2.abcd1234.old", ".other.abcd1234.partial"]
+        for name in (".out.abcd1234.partial", ".out.v2.abcd1234.old/old", *others):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".out.abcd1234.partial" / "model.safetensors").write_text("half")
         with held(tmp_path / "out", source=None, overwrite=False):
             pass
-        assert [path.name for path in tmp_path.iterdir()] == [".other.abc.partial"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+        assert (tmp_path / ".out.v2.abcd1234.old" / "old").is_dir()
 
     def test_a_piece_that_was_half_written_goes(self, tmp_path):
         with open_state(str(tmp_path / "out"), keep=True) as state:
@@ -277,7 +309,8 @@ class TestCodec:
             ),
             JointBlock(torch.rand(2, 2).double(), torch.zeros(2, 2).double(), torch.ones(2, 2, dtype=torch.uint8)),
             Scaling(torch.rand(1, 2, 3), torch.rand(1).double(), torch.rand(1).double(), torch.tensor([3]), 300),
-            (torch.rand(0, 3), torch.tensor(1.5)),
+            (torch.rand(0, 3), torch.tensor(1.5), np.array(2.5)),
+            [update.weight, update.weight],
             float("inf"),
         ):
             codec.write_value(value, tmp_path / "file")

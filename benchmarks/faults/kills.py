@@ -1,7 +1,6 @@
 """End `secateur prune` at random moments of each phase, go on with --resume, and compare with an unbroken run.
 
     python benchmarks/faults/kills.py --model $SECATEUR_MODELS/bert-tiny-base --json benchmarks/faults/kills.json
-    python benchmarks/faults/kills.py --signal TERM --kills 4 --json benchmarks/faults/stops.json
 
 Every trial is a line of JSON that is written when it is done; trials that are in the file already are not done again.
 Processes are forked from one that has imported everything and computed nothing, which saves most of the time.
@@ -36,7 +35,7 @@ from secateur.methods import contract
 PLACES: dict[str, tuple[ModuleType, str]] = {
     "capture": (contract, "capture"),
     "information": (contract, "mutual_information"),
-    "selection": (pipeline, "refit_layers"),
+    "selection": (pipeline, "make_plan"),
     "writing": (writing, "_fill"),
     "exchange": (staging, "_swap"),
 }
@@ -63,12 +62,13 @@ class Trial:
     """From the signal to its end."""
     pieces_kept: int
     """Finished pieces beside OUT after the kill."""
-    out_was_safe: bool
-    """Whether OUT was as before, or the whole new checkpoint."""
+    out_was: str
+    """What OUT was after the kill: "as before", the whole "new" checkpoint, or, between two renames, not there and the
+    old one "aside", from where the next run puts it back; else "neither"."""
     reuse: str
     """What the second run says that it took over."""
     is_identical: bool
-    """Whether the weights are those of an unbroken run, to the last byte."""
+    """Whether weights, config and plan are those of an unbroken run, to the last byte."""
     left_over: list[str]
     """What lies beside OUT in the end."""
 
@@ -180,12 +180,18 @@ def hash_folder(folder: Path) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
 
 
+def hash_parts(out: Path) -> list[str]:
+    """Hashes of what two runs of one recipe have in common to the byte."""
+    names = ("model.safetensors", "config.json", "tokenizer.json", "secateur/plan.json", "secateur/plan.safetensors")
+    return [hash_file(out / name) for name in names]
+
+
 @dataclass(frozen=True)
 class Unbroken:
     """What a run looks like that nothing happens to."""
 
-    weights: str
-    """Hash of model.safetensors."""
+    parts: list[str]
+    """Hashes of its files (`hash_parts`)."""
     delays: dict[str, tuple[float, float]]
     """Of each phase, seconds that its functions run, and how often it begins."""
     lines: dict[str, int]
@@ -194,12 +200,12 @@ class Unbroken:
 
 def measure(model: str, folder: Path) -> Unbroken:
     """Run it in each way."""
-    counts, weights, announcements = {}, set(), []
+    counts, parts, announcements = {}, [], []
     for way in WAYS:
         announcements, _ = finish([model, str(folder / "out"), *RECIPE, "--overwrite", "--json"], way)
         counts[way] = next(int(line.split()[1]) for line in announcements if line.startswith("lines"))
-        weights.add(hash_file(folder / "out" / "model.safetensors"))
-    assert len(weights) == 1, "two unbroken runs differ"
+        parts.append(hash_parts(folder / "out"))
+    assert parts[0] == parts[1] == parts[2], "two unbroken runs differ"
     spent: dict[str, tuple[float, float]] = {}
     begun = 0.0
     for line in announcements:
@@ -209,7 +215,7 @@ def measure(model: str, folder: Path) -> Unbroken:
         elif kind == "end":
             seconds, times = spent.get(phase, (0.0, 0))
             spent[phase] = (seconds + float(when[0]) - begun, times + 1)
-    return Unbroken(weights.pop(), spent, counts)
+    return Unbroken(parts[0], spent, counts)
 
 
 def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Path, sent: signal.Signals) -> Trial:
@@ -237,9 +243,9 @@ def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Pa
     seconds_to_end = time.perf_counter() - begun
     state = folder / ".out.state"
     kept = [path for path in state.glob("*.safetensors") if not path.name.startswith("run.")] if state.is_dir() else []
-    is_new = hash_file(out / "model.safetensors") == unbroken.weights
-    is_gone_for_now = way == "two renames" and phase == "exchange" and not out.exists()
-    safe = is_new or hash_folder(out) == before or is_gone_for_now
+    after = hash_folder(out)
+    is_whole = hash_parts(out) == unbroken.parts
+    is_aside = any(hash_folder(left / "old") == before for left in folder.glob(".out.*.old"))
     _, reuse = finish([*words, "--resume", "--json"], way)
     return Trial(
         phase=phase,
@@ -250,9 +256,9 @@ def try_kill(model: str, phase: str, number: int, unbroken: Unbroken, folder: Pa
         exit_code=code,
         seconds_to_end=round(seconds_to_end, 2),
         pieces_kept=len(kept),
-        out_was_safe=safe,
+        out_was="new" if is_whole else "as before" if after == before else "aside" if is_aside else "neither",
         reuse=reuse,
-        is_identical=hash_file(out / "model.safetensors") == unbroken.weights,
+        is_identical=hash_parts(out) == unbroken.parts,
         left_over=sorted(path.name for path in folder.iterdir() if path.name != "out"),
     )
 
@@ -291,7 +297,7 @@ def summarise(trials: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "ended before it": sum(not t["was_killed"] for t in trials),
         "most seconds to the end": max((t["seconds_to_end"] for t in trials if t["phase"] != "exchange"), default=0.0),
-        "OUT neither old nor new": sum(not t["out_was_safe"] for t in trials),
+        "OUT neither old nor new": sum(t["out_was"] == "neither" for t in trials),
         "other weights after going on": sum(not t["is_identical"] for t in trials),
         "something left beside OUT": sum(bool(t["left_over"]) for t in trials),
         "pieces kept": sum(t["pieces_kept"] for t in trials),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from secateur.errors import SecateurError
+
+PARTIAL = ".partial"
+"""End of the name of what is being written."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file under, which takes its place, flushed to disk, if the block ends well."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         yield partial
         put(partial, path)
@@ -36,8 +39,8 @@ def making_parents(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for parent in made:
-            if parent.exists() and not any(parent.iterdir()):
+        with suppress(OSError):  # another run has put something there, or has tidied up already
+            for parent in made:
                 parent.rmdir()
 
 

@@ -126,10 +126,10 @@ class FinetuneResult:
             write_beside=write_beside,
             overwrite=overwrite,
         )
-        shutil.rmtree(state_folder(out), ignore_errors=True)
+        shutil.rmtree(training_folder(out), ignore_errors=True)
 
 
-def state_folder(out: Path) -> Path:
+def training_folder(out: Path) -> Path:
     """Hidden folder beside `out` that a training is kept in until it is done."""
     return out.with_name(f".{out.name}.training")
 

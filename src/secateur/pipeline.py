@@ -213,6 +213,8 @@ def _measure_and_plan(context: PruningContext, clock: Clock) -> PruningPlan:
         return {"plan": plan, "rates": context.rates, "backends": sorted(context.backends)}
 
     made = context.pieces.get("plan", make)
+    for replaced in ("network-*", "chosen-*", "profile-*", "scaling-*", "divergence", "gradients"):
+        context.pieces.drop(replaced)  # OUT may need the room
     context.rates.update(made["rates"])
     context.backends.update(made["backends"])
     plan: PruningPlan = made["plan"]

@@ -25,5 +25,6 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     assert found["summary"]["OUT neither old nor new"] == 0
     assert found["summary"]["other weights after going on"] == 0
     assert found["summary"]["something left beside OUT"] == 0
+    assert min(found["summary"]["ended by the signal"].values()) >= 1
     assert found["summary"]["ended before it"] <= KILLS  # a moment that came too late
     assert any(trial["reuse"] for trial in found["trials"])

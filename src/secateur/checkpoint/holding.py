@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
@@ -13,10 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from secateur.checkpoint.staging import ASIDE, PARTIAL, check_target, recover
+from secateur.checkpoint.staging import ASIDE, check_target, find_target, list_leftovers, recover
 from secateur.errors import SecateurError
-from secateur.files import making_parents
-from secateur.models.source import as_path
+from secateur.files import PARTIAL, making_parents, replacing
 
 LOCK, HOLDER = "lock", "holder.json"
 TRIES = 20
@@ -25,7 +23,7 @@ TRIES = 20
 
 def state_folder(out: Path) -> Path:
     """Hidden folder beside `out`: the lock while a run writes there, and finished work of one that was stopped."""
-    target = out.expanduser().resolve()
+    target = find_target(out)
     return target.with_name(f".{target.name}.state")
 
 
@@ -46,12 +44,11 @@ def held(out: Path, *, source: Path | None, overwrite: bool) -> Iterator[Path]:
         SecateurError: another run holds it; the message names that.
     """
     check_target(out, source=source, overwrite=overwrite)
-    folder, target = state_folder(out), as_path(out).resolve()
+    folder, target = state_folder(out), find_target(out)
     with making_parents(target), _locked(folder, out):
         recover(target)
-        for ending in (PARTIAL, ASIDE):
-            for left in target.parent.glob(f".{glob.escape(target.name)}.*{ending}"):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in [*list_leftovers(target, PARTIAL), *list_leftovers(target, ASIDE)]:
+            shutil.rmtree(left, ignore_errors=True)
         check_target(out, source=source, overwrite=overwrite)
         yield folder
 
@@ -66,21 +63,30 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
             _note_holder(folder)
         yield
     finally:
-        if is_outermost:
-            (folder / HOLDER).unlink(missing_ok=True)
-            if [path.name for path in folder.iterdir()] == [LOCK]:
-                (folder / LOCK).unlink()  # while it is held: who opens it now finds that its name has gone
-                folder.rmdir()
-        lock.release()
+        try:
+            if is_outermost:
+                _tidy(folder)
+        finally:
+            lock.release()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what names the holder, and the folder if nothing is kept in it."""
+    with suppress(OSError):  # another run may want it just now
+        (folder / HOLDER).unlink(missing_ok=True)
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()  # while it is held: who opens it now finds that its name has gone
+            folder.rmdir()
 
 
 def _acquire(folder: Path, out: Path) -> FileLock:
     for _ in range(TRIES):
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / LOCK, is_singleton=True)
             lock.acquire(blocking=False)
         except FileNotFoundError:  # another run has just ended
+            time.sleep(0.01)
             continue
         except Timeout:
             raise SecateurError(
@@ -95,7 +101,9 @@ def _acquire(folder: Path, out: Path) -> FileLock:
 def _note_holder(folder: Path) -> None:
     content = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     with suppress(OSError):  # a full disk, say: it only names who holds the lock
-        (folder / HOLDER).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        (folder / HOLDER).unlink(missing_ok=True)  # of a killed run
+        with replacing(folder / HOLDER) as partial:
+            partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _name_holder(folder: Path) -> str:

@@ -16,6 +16,7 @@ import torch
 from secateur.information.backends import find_instruction_sets
 from secateur.methods import PruningContext
 from secateur.recipe import Recipe
+from secateur.token_noise import find_special_ids
 
 HASH_LENGTH = 16
 """Characters of a hash that tell one thing from another."""
@@ -32,7 +33,7 @@ def public_settings(recipe: Recipe) -> dict[str, Any]:
 
 def describe_command(model: str, out: str, recipe: Recipe) -> str:
     """The command line that does it again: every setting that is not at its (or the method's) default."""
-    words = ["secateur", "prune", model, out]
+    words: list[str] = []
     defaults = Recipe(method=recipe.method)
     always = {"keep"} if recipe.method == Recipe().method else {"keep", "method"}
     for name, value in public_settings(recipe).items():
@@ -40,23 +41,40 @@ def describe_command(model: str, out: str, recipe: Recipe) -> str:
             continue
         flag = "--" + name.replace("_", "-")
         words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
-    return shlex.join(words)
+    names = ["--", model, out] if model.startswith("-") or out.startswith("-") else [model, out]
+    return shlex.join(["secateur", "prune", *(words + names if names[0] == "--" else names + words)])
 
 
 def describe_run(context: PruningContext) -> dict[str, Any]:
     """All that what a run computes depends on, as plain values."""
-    config: Any = context.loaded.model.config
-    settings = json.dumps({**config.to_dict(), "_name_or_path": ""}, sort_keys=True, default=str)
+    loaded, calibration = context.loaded, context.calibration
+    config: Any = loaded.model.config
+    shapes = [
+        {name: (str(value.dtype), *value.shape) for name, value in batch.items()} for batch in calibration.batches
+    ]
+    labels = None if calibration.labels is None else [batch.tolist() for batch in calibration.labels]
+    vocabulary = 0 if loaded.tokenizer is None else len(loaded.tokenizer)
     return {
         "model weights": context.weights_sha256[:HASH_LENGTH],
-        "model config": hashlib.sha256(settings.encode()).hexdigest()[:HASH_LENGTH],
-        "calibration tokens": context.calibration.summary.sha256[:HASH_LENGTH],
-        "device": context.loaded.card,
+        "model config": _digest({**config.to_dict(), "_name_or_path": ""}),
+        "attention by": config._attn_implementation,
+        "pooling": loaded.pooling,
+        "vocabulary": _digest([vocabulary, find_special_ids(loaded)]),
+        "calibration tokens": calibration.summary.sha256[:HASH_LENGTH],
+        "calibration batches": _digest(shapes),
+        "calibration labels": _digest(labels),
+        "rows sampled": context.sampling,
+        "device": loaded.card,
         "processor's instructions": ", ".join(find_instruction_sets()),
         "threads in use": torch.get_num_threads(),
         **public_settings(context.recipe),
         **find_versions(),
     }
+
+
+def _digest(content: Any) -> str:
+    """The start of a hash of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:HASH_LENGTH]
 
 
 def find_versions() -> dict[str, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import glob
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,14 +16,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from secateur.errors import InputError, SecateurError
-from secateur.files import flush, making_parents
+from secateur.files import PARTIAL, flush, making_parents
 from secateur.models.source import as_path
 
 MANIFEST_NAME = "manifest.json"
 MARKER = f"secateur/{MANIFEST_NAME}"
 """File that marks a folder as one that Secateur wrote, and so may replace."""
-PARTIAL = ".partial"
-"""End of the name of a folder beside OUT that is being written."""
 ASIDE, OLD = ".old", "old"
 """End of the name of a folder beside OUT that the old OUT waits in, and its name there."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -32,7 +30,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 def check_target(out: Path, *, source: Path | None, overwrite: bool) -> None:
     """Raise InputError unless a checkpoint may be written to `out`; `source` is the folder it is made from, if any."""
-    target = as_path(out).resolve()
+    target = find_target(out)
     if source is not None and (target == source.resolve() or source.resolve() in target.parents):
         raise InputError(f"OUT must lie outside the model's own folder, got {out}")
     if source is not None and target in source.resolve().parents:
@@ -66,7 +64,7 @@ def staged(out: Path) -> Iterator[Path]:
 
     If the block fails, the folder is removed and `out` is as it was. Parents that had to be made go too.
     """
-    target = out.expanduser().resolve()
+    target = find_target(out)
     try:
         with making_parents(target), _stage_beside(target) as stage:
             yield stage
@@ -98,7 +96,7 @@ def settle(folder: Path) -> None:
 
 def require_space(out: Path, needed: int) -> None:
     """Raise SecateurError unless so many bytes are free where `out` goes."""
-    target = out.expanduser().resolve()
+    target = find_target(out)
     nearest = next(parent for parent in target.parents if parent.exists())
     free = shutil.disk_usage(nearest).free
     if free < needed:
@@ -109,12 +107,22 @@ def recover(target: Path) -> None:
     """Put back the folder that a run moved aside and was killed before it could put the new one in its place."""
     if target.exists() or not target.parent.is_dir():
         return
-    left = sorted(
-        target.parent.glob(f".{glob.escape(target.name)}.*{ASIDE}/{OLD}"), key=lambda path: path.stat().st_mtime
-    )
+    left = [folder / OLD for folder in list_leftovers(target, ASIDE) if (folder / OLD).is_dir()]
     if left:
-        left[-1].rename(target)
-        shutil.rmtree(left[-1].parent, ignore_errors=True)
+        newest = max(left, key=lambda path: path.stat().st_mtime)
+        newest.rename(target)
+        shutil.rmtree(newest.parent, ignore_errors=True)
+
+
+def list_leftovers(target: Path, ending: str) -> list[Path]:
+    """Folders beside a target that `tempfile` made for it, with names that end so; those of `target.more` are not."""
+    made = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}{re.escape(ending)}")
+    return [path for path in target.parent.iterdir() if made.fullmatch(path.name)]
+
+
+def find_target(out: str | Path) -> Path:
+    """Where `out` lies, links followed."""
+    return as_path(out).resolve()
 
 
 def _swap(stage: Path, target: Path) -> None:

@@ -38,7 +38,7 @@ class State:
             InputError: they are of another; all differences are told.
         """
         before = self.pieces.recall(RUN)
-        if before is None:  # of work whose run is not known any more nothing can be used
+        if before is None or not self.finished:  # of work whose run is not known any more nothing can be used
             self.pieces.damaged |= set(self.finished)
             self.pieces.drop("*")
             self.pieces.keep(RUN, dict(run))

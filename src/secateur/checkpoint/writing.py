@@ -22,6 +22,7 @@ from secateur.errors import VerificationError
 from secateur.memory import give_back
 from secateur.models.families import configured_width
 from secateur.models.loading import LoadedModel, hash_weights, number_format, quiet_transformers
+from secateur.models.outputs import require_finite_outputs
 from secateur.models.safety import own_folder, shard_limit
 from secateur.results import CalibrationSummary, ModelSize, PruningPlan
 
@@ -247,7 +248,7 @@ def verify(folder: Path, model: Any, example: Batch) -> None:
     inputs = {name: value[:VERIFIED_ROWS].to(model.device) for name, value in example.items()}
     inputs = {name: value[:, :VERIFIED_TOKENS] if value.ndim == 2 else value for name, value in inputs.items()}
     with torch.inference_mode():
-        wanted, got = model(**inputs)[0], again(**inputs)[0]
+        wanted, got = require_finite_outputs(model(**inputs)[0]), again(**inputs)[0]
     if not torch.allclose(wanted, got, rtol=1e-5, atol=1e-6):
         raise VerificationError(
             f"the written checkpoint computes other outputs: largest difference {(wanted - got).abs().max():.2e}"

@@ -130,7 +130,7 @@ def finetune_command(
 
     from secateur.checkpoint.holding import held
     from secateur.cli.reports import describe_finetune, finetune_rows
-    from secateur.finetuning import choose_training, finetune, state_folder
+    from secateur.finetuning import choose_training, finetune, training_folder
     from secateur.information import use_threads
     from secateur.models.loading import load_model
 
@@ -146,7 +146,7 @@ def finetune_command(
     owned = held(out, source=source.original_folder, overwrite=overwrite)
     with owned, progress_on_stderr() as progress, use_threads(threads):
         loaded = load_model(model, dtype="float32", device=device, revision=revision)
-        training, state = choose_training(loaded, chosen, **settings), state_folder(out)
+        training, state = choose_training(loaded, chosen, **settings), training_folder(out)
         result = finetune(loaded, chosen, data, training, state=state, restart=overwrite, progress=progress)
         result.save(out, overwrite=overwrite)
     if as_json:

@@ -51,8 +51,9 @@ def say(text: str) -> None:
 
 
 def warn(text: str, *, label: str = "warning") -> None:
-    """A line on stderr."""
-    make_console(stderr=True).print(f"{label}: {text}", markup=False, soft_wrap=True)
+    """A line on stderr, whatever is in the text."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    make_console(stderr=True).print(f"{label}: {line}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.calibration import prepare_calibration
+from secateur.checkpoint.staging import find_target
 from secateur.models.families import find_feedforwards
 from secateur.models.loading import LoadedModel, hash_weights, number_format
 from secateur.models.safety import bytes_on_disk, weight_bytes
@@ -51,7 +52,7 @@ def prune_rows(result: PruneResult, out: Path) -> list[Row]:
     """The table that `secateur prune` prints."""
     rows = size_rows(result.recipe.keep, result.before, result.after)
     if result.loaded.source is not None:
-        rows.append(("weights on disk", _source_bytes(result.loaded), _megabytes(weight_bytes(out))))
+        rows.append(("weights on disk", _source_bytes(result.loaded), _megabytes(weight_bytes(find_target(out)))))
     errors = [layer.figures.get("relative_error_refit") for layer in result.plan.layers]
     known = [error for error in errors if error is not None]
     if known:
@@ -75,7 +76,7 @@ def describe_prune(result: PruneResult, out: Path) -> dict[str, Any]:
         "after": asdict(result.after),
         "relative_ffn_flops": result.relative_ffn_flops,
         "relative_model_flops": result.relative_model_flops,
-        "weight_bytes": weight_bytes(out),
+        "weight_bytes": weight_bytes(find_target(out)),
         "calibration": asdict(result.calibration),
         "rates": dict(result.rates),
         "seconds": dict(result.seconds),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -28,12 +27,16 @@ def stop_on_signals() -> None:
         signal.signal(number, _stop)
     heard, told = socket.socketpair()
     told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    with suppress(RuntimeError):  # there is no memory for a thread: an end in good order is all there is then
+    try:
         threading.Thread(target=_end_in_time, args=(heard, told), daemon=True).start()
+    except RuntimeError:  # there is no memory for a thread: an end in good order is all there is then
+        return
+    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
 
 
 def _stop(number: int, frame: Any) -> None:
+    for other in SIGNALS:  # the second one of an impatient user, or of `timeout`, is not to disturb the tidying up
+        signal.signal(other, signal.SIG_IGN)
     raise Stopped(number)
 
 
@@ -42,9 +45,12 @@ def _end_in_time(heard: socket.socket, told: socket.socket) -> None:
     while (number := heard.recv(1)[0]) not in SIGNALS:
         pass
     time.sleep(GRACE_SECONDS)
-    sys.stderr.write(
+    message = (
         f"stopped by signal {number} in the middle of a computation; finished pieces are kept, and what lies half "
         "written is removed when OUT is next written\n"
     )
-    sys.stderr.flush()
+    with suppress(RuntimeError):
+        writing = threading.Thread(target=os.write, args=(2, message.encode()), daemon=True)
+        writing.start()
+        writing.join(0.2)  # nobody may be reading
     os._exit(128 + number)

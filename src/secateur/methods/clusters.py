@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.methods.contract import Method, PruningContext, require_information
 from secateur.models.feedforward import masked
-from secateur.models.outputs import read_outputs
+from secateur.models.outputs import read_outputs, require_finite_outputs
 from secateur.results import LayerPlan
 from secateur.selection.candidates import mean_kl_nats
 from secateur.selection.clusters import select_by_clusters
@@ -66,7 +66,9 @@ def plan_by_clusters(context: PruningContext) -> tuple[LayerPlan, ...]:
     candidates = draw_candidates(context)
     divergence = np.zeros(1)
     if len(candidates) > 1:
-        divergence = context.pieces.get("divergence", lambda: rate_candidates(context, candidates))
+        rated = context.pieces.get("divergence", lambda: (rate_candidates(context, candidates), context.rates))
+        divergence = rated[0]
+        context.rates.update(rated[1])
     best = int(divergence.argmin())
     return tuple(
         _plan_layer(context, place, best, candidates[best].kept[place], float(divergence[best]))
@@ -101,7 +103,7 @@ def rate_candidates(context: PruningContext, candidates: Sequence[Candidate]) ->
 
     originals, chosen = [], []
     for batch in batches:
-        outputs = read_outputs(model, batch, by, context.sampling)
+        outputs = require_finite_outputs(read_outputs(model, batch, by, context.sampling))
         chosen.append(torch.from_numpy(np.sort(random.permutation(len(outputs))[:of_batch])).to(outputs.device))
         originals.append(outputs[chosen[-1]])
     weights = [len(original) for original in originals]

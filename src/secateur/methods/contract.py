@@ -307,7 +307,9 @@ class PruningContext:
         """Whether the choice measured the information of every network, so that asking for it again costs nothing."""
         places = range(len(self.feedforwards))
         return all(
-            ("information", place, *self.information_key) in self._known or self.pieces.has(f"information-{place}")
+            ("information", place, *self.information_key) in self._known
+            or self.pieces.has(f"information-{place}")
+            or self.pieces.has(f"information-{place}-from-0")
             for place in places
         )
 

@@ -17,7 +17,7 @@ from secateur.cells import Cell
 from secateur.checkpoint.staging import MARKER
 from secateur.encoding import Batch, TaskRows, batches_by_length, tokenise
 from secateur.evaluation.classification import predict, score_predictions
-from secateur.finetuning import Training, choose_training, describe_training, finetune, state_folder
+from secateur.finetuning import Training, choose_training, describe_training, finetune, training_folder
 from secateur.methods import PruningContext
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.sizes import measure_size, predict_size
@@ -102,7 +102,7 @@ def _tune(study: Study, cell: Cell) -> dict[str, Any]:
     task, seed = cell.settings["task"], cell.settings["seed"]
     out = model_folder(study, task, seed)
     training = _training(study, base, task, seed)
-    result = finetune(base, TASKS[task], study.data, training, state=state_folder(out), restart=True)
+    result = finetune(base, TASKS[task], study.data, training, state=training_folder(out), restart=True)
     result.save(out, overwrite=True)
     return {}
 

@@ -42,17 +42,20 @@ def write_value(value: Any, path: Path) -> None:
 def read_value(path: Path) -> Any:
     """The value that `write_value` wrote, to the last bit; tensors are on the device that they were on."""
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        # copies, as what lies in a file's map may begin anywhere, and sums then differ in their last digits
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
         return _unpack(json.loads(file.metadata()[CONTENT]), tensors)
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Tensor | np.ndarray):
-        tensor = torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+        tensor = torch.from_numpy(np.asarray(value, order="C")) if isinstance(value, np.ndarray) else value
         name = str(len(tensors))
-        tensors[name] = tensor.detach().cpu().contiguous()
+        tensors[name] = tensor.detach().cpu().contiguous().clone()  # the same one may come twice
         return {"array": name} if isinstance(value, np.ndarray) else {"tensor": name, "device": str(tensor.device)}
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_pack(entry, tensors) for entry in value]}

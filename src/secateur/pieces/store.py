@@ -11,10 +11,10 @@ from warnings import warn
 from safetensors import SafetensorError
 
 from secateur.errors import one_line
-from secateur.files import put
+from secateur.files import PARTIAL, put
 from secateur.pieces.codec import read_value, write_value
 
-SUFFIX, PARTIAL = ".safetensors", ".partial"
+SUFFIX = ".safetensors"
 T = TypeVar("T")
 
 
@@ -63,7 +63,7 @@ class Pieces(Keeper):
             left.unlink()
         self.reused: set[str] = set()
         self.damaged: set[str] = set()
-        self._is_full = False
+        self._can_keep = True
 
     def recall(self, name: str) -> Any:
         """As `Keeper` has it; a damaged file is removed."""
@@ -81,14 +81,14 @@ class Pieces(Keeper):
 
     def keep(self, name: str, value: Any) -> None:
         """Write a file, on disk before this returns. Where it can't, a warning: the run goes on, and keeps no more."""
-        if self._is_full:
+        if not self._can_keep:
             return
         partial = self.folder / f".{name}{PARTIAL}"
         try:
             write_value(value, partial)
             put(partial, self.folder / _name_file(name, partial))
         except (OSError, SafetensorError) as error:
-            self._is_full = True
+            self._can_keep = False
             warn(f"finished work is no longer kept for --resume: {one_line(error)}", stacklevel=2)
         finally:
             partial.unlink(missing_ok=True)
