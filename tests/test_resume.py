@@ -1,11 +1,12 @@
 """Runs that were stopped and go on: nothing is done twice, and what comes out is the same to the last byte."""
 
+import copy
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,13 +17,16 @@ import tiny
 from secateur import refitting
 from secateur.checkpoint import holding
 from secateur.checkpoint.holding import held, state_folder
-from secateur.checkpoint.state import open_state
+from secateur.checkpoint.manifest import describe_run
+from secateur.checkpoint.state import find_differences, open_state
 from secateur.cli import run
 from secateur.errors import InputError, SecateurError, Stopped, tell
 from secateur.information import mutual_information
 from secateur.information.backends import JointBlock
-from secateur.models.loading import hash_weights
+from secateur.models.loading import LoadedModel, hash_weights, wrap_model
 from secateur.pieces import Blocks, Keeper, Pieces, blocks, codec, keep_information
+from secateur.pipeline import open_context
+from secateur.recipe import make_recipe
 from secateur.results import LayerPlan, MutualInformation, PruningPlan, Update
 from secateur.selection.scaling import Scaling
 
@@ -222,6 +226,29 @@ class TestAnotherRun:
             open_state(tmp_path / "out", resume=True) as state,
         ):
             secateur.prune(model, calibration=others, keep=0.5, state=state)
+
+    def test_all_that_work_depends_on_is_described(self, monkeypatch):
+        model, labels = tiny.make_model("bert"), torch.tensor([0, 1, 0])
+        loaded, eager = wrap_model(model, tiny.make_tokenizer()), copy.deepcopy(model)
+        eager.set_attn_implementation("eager")
+        batches = [tiny.make_inputs(model, rows=3, seed=seed) for seed in range(9)]
+
+        def describe(subject=loaded, labels=labels):
+            given = [{**batch, "labels": labels} for batch in batches]
+            return describe_run(open_context(subject, given, make_recipe({"keep": 0.5})))
+
+        before = describe()
+        assert find_differences(before, describe()) == []
+        found = {
+            "attention by": describe(replace(loaded, model=eager)),
+            "vocabulary": describe(replace(loaded, tokenizer=None)),
+            "calibration labels": describe(labels=1 - labels),
+        }
+        for name in ("pooling", "card"):
+            monkeypatch.setattr(LoadedModel, name, "another")
+            found["runs on" if name == "card" else name] = describe()
+        for name, now in found.items():
+            assert any(told.startswith(f"{name} ") for told in find_differences(before, now)), name
 
     def test_other_versions_are(self, stopped, capsys, monkeypatch):
         monkeypatch.setattr("secateur.checkpoint.manifest.version", lambda name: "0")

@@ -64,7 +64,7 @@ def describe_run(context: PruningContext) -> dict[str, Any]:
         "calibration batches": _digest(shapes),
         "calibration labels": _digest(labels),
         "rows sampled": context.sampling,
-        "device": loaded.card,
+        "runs on": loaded.card,
         "processor's instructions": ", ".join(find_instruction_sets()),
         "threads in use": torch.get_num_threads(),
         **public_settings(context.recipe),
