@@ -27,6 +27,7 @@ from secateur.models.loading import LoadedModel, hash_weights, wrap_model
 from secateur.pieces import Blocks, Keeper, Pieces, blocks, codec, keep_information
 from secateur.pipeline import open_context
 from secateur.recipe import make_recipe
+from secateur.report.stored import read_record
 from secateur.results import LayerPlan, MutualInformation, PruningPlan, Update
 from secateur.selection.scaling import Scaling
 
@@ -89,6 +90,18 @@ class TestGoingOn:
             assert json.loads(capsys.readouterr().out)["resumed"].startswith("took over ")
             assert read_weights(out) == read_weights(tmp_path / "whole")
             assert not state_folder(out).exists()
+
+    def test_manifest_and_report_tell_the_same(self, checkpoint, tmp_path):
+        words = [str(checkpoint), *FAST, "--method", "redundancy", "--report"]
+        assert run(["prune", *words, str(tmp_path / "a")]) == 0
+        run_stopped(["prune", *words, str(tmp_path / "b")], 7)  # the plan is there
+        assert run(["prune", *words, str(tmp_path / "b"), "--resume"]) == 0
+        one, other = (read_record(tmp_path / name / "secateur" / "report.json") for name in "ab")
+        assert one.information == other.information
+        for a, b in zip(one.networks, other.networks, strict=True):
+            assert np.array_equal(a.information, b.information)
+        told = [json.loads((tmp_path / name / "secateur" / "manifest.json").read_text()) for name in "ab"]
+        assert {name for name in told[0] if told[0][name] != told[1][name]} == {"command", "seconds"}
 
     def test_finished_networks_are_not_fitted_again(self, checkpoint, tmp_path, monkeypatch):
         fitted, out = [], tmp_path / "out"

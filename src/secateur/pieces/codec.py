@@ -54,8 +54,7 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value.item()
     if isinstance(value, Tensor | np.ndarray):
         tensor = torch.from_numpy(np.asarray(value, order="C")) if isinstance(value, np.ndarray) else value
-        name = str(len(tensors))
-        tensors[name] = tensor.detach().cpu().contiguous().clone()  # the same one may come twice
+        name = _add(tensor.detach().cpu().contiguous(), tensors)
         return {"array": name} if isinstance(value, np.ndarray) else {"tensor": name, "device": str(tensor.device)}
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_pack(entry, tensors) for entry in value]}
@@ -65,6 +64,13 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         entries = {field.name: _pack(getattr(value, field.name), tensors) for field in fields(value)}
         return {"kind": type(value).__name__, "fields": entries}
     raise TypeError(f"a {type(value).__name__} can't be kept")
+
+
+def _add(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
+    """The name that a tensor gets among those to be written, none of which may share memory with another."""
+    name, memory = str(len(tensors)), {other.untyped_storage().data_ptr() for other in tensors.values()}
+    tensors[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in memory else tensor
+    return name
 
 
 def _unpack(content: Any, tensors: Mapping[str, Tensor]) -> Any:
