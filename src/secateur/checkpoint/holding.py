@@ -95,7 +95,7 @@ def _acquire(folder: Path, out: Path) -> FileLock:
         except OSError as error:
             raise SecateurError(f"{out} can't be locked: {folder}: {error.strerror or error}") from error
         return lock
-    raise SecateurError(f"{out} can't be locked: {folder} comes and goes")
+    raise SecateurError(f"{out} can't be locked: {folder} can't be made, or comes and goes")
 
 
 def _note_holder(folder: Path) -> None:
