@@ -278,6 +278,7 @@ def stop(*args):
     raise AssertionError("went on")
 
 writing.verify = stop
+signal.signal(signal.{stop}, signal.SIG_DFL)  # whatever runs the tests
 cli.main({words!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -355,6 +356,18 @@ cli.main(["families"])
     assert process.wait(timeout=60) == 143
     assert time.perf_counter() - begun < 5
     process.communicate()
+
+
+def test_under_nohup_a_hang_up_does_not_stop_it():
+    program = """
+import os, signal
+from secateur import cli
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+cli.run = lambda words: os.kill(os.getpid(), signal.SIGHUP) or 7
+cli.main(["families"])
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 7
 
 
 def test_a_second_signal_does_not_disturb_the_end_in_good_order(checkpoint, tmp_path):

@@ -24,7 +24,8 @@ def stop_on_signals() -> None:
     What is kept for a run that goes on is whole at any time, so nothing is lost by that.
     """
     for number in SIGNALS:
-        signal.signal(number, _stop)
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has a hang-up ignored
+            signal.signal(number, _stop)
     heard, told = socket.socketpair()
     told.setblocking(False)
     try:
