@@ -11,7 +11,7 @@ from typing import Any
 
 from secateur.files import replacing
 
-REVISION = 4
+REVISION = 5
 """Raised by hand when a change of the code changes results, so that no older cell is taken for a new one."""
 
 

@@ -25,15 +25,21 @@ class Bomb:
         return (os.mkdir, (self.canary,))
 
 
-def case(name, words):
-    """Note a case."""
+def noting_in(cases):
+    """A decorator, with a name and words of the error, that notes a function as a case."""
 
-    def note(spoil):
-        assert name not in CASES
-        CASES[name] = (spoil, words)
-        return spoil
+    def case(name, words):
+        def note(spoil):
+            assert name not in cases
+            cases[name] = (spoil, words)
+            return spoil
 
-    return note
+        return note
+
+    return case
+
+
+case = noting_in(CASES)
 
 
 def read_header(path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from faults.hostile import Bomb
+from faults.hostile import Bomb, noting_in
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 FORMATS = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q", I64: "q", F64: "d"}
@@ -156,15 +156,7 @@ def _good_shapes(vocabulary):
     return {"token_embd.weight": (HIDDEN, vocabulary), "output_norm.weight": (HIDDEN,), **layers}
 
 
-def case(name, words):
-    """Note a case."""
-
-    def note(spoil):
-        assert name not in CASES
-        CASES[name] = (spoil, words)
-        return spoil
-
-    return note
+case = noting_in(CASES)
 
 
 # the first bytes

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.options import with_recipe, with_settings
+from secateur.cli.listings import LISTINGS
+from secateur.cli.options import Debug, Json, with_recipe, with_settings
 from secateur.cli.output import print_json, print_table, progress_on_stderr, say, warn
 from secateur.errors import InputError
 from secateur.recipe import Recipe
@@ -27,8 +27,6 @@ CALIBRATION_HELP = "Text to measure on (default: the training rows of a labelled
 Report = Annotated[
     bool, typer.Option(help="Write report.html beside the weights, which shows a few of your texts too.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @app.command("prune")
@@ -359,55 +357,8 @@ def demo_command(
     _point_to_report(out)
 
 
-@app.command("methods")
-def methods_command(*, as_json: Json = False, debug: Debug = False) -> None:
-    """List the pruning methods: what each needs, and which useless neurons it can see."""
-    from secateur.methods import METHODS
-
-    columns = ("name", "summary", "needs", "sees", "allocations", "corrects what is left")
-    rows = [
-        (m.name, m.summary, *map(_join, (m.needs, m.sees, m.allocations)), "yes" if m.corrects else "no")
-        for m in METHODS.values()
-    ]
-    _print_listing("methods", columns, rows, as_json=as_json)
-
-
-@app.command("families")
-def families_command(*, as_json: Json = False, debug: Debug = False) -> None:
-    """List the model families that can be pruned."""
-    from secateur.models.families import FAMILIES
-
-    rows = [(f.name, f.model_type, f.kind, f.width_key) for f in FAMILIES.values()]
-    _print_listing("families", ("name", "model_type", "kind", "width_key"), rows, as_json=as_json)
-
-
-@app.command("env")
-def env_command(*, as_json: Json = False, debug: Debug = False) -> None:
-    """Show versions, threads and devices: what a bug report needs."""
-    import torch
-
-    from secateur.checkpoint.manifest import find_versions
-    from secateur.information.backends import find_instruction_sets
-
-    instruction_sets = find_instruction_sets()
-    facts = {
-        **find_versions(),
-        "compiled kernel": instruction_sets[0] if instruction_sets else "none: torch computes information, slower",
-        "threads": str(torch.get_num_threads()),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
-    _print_listing("environment", ("name", "value"), list(facts.items()), as_json=as_json)
-
-
-def _join(words: Iterable[str]) -> str:
-    return ", ".join(sorted(words))
-
-
-def _print_listing(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, as_json: bool) -> None:
-    if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(title, columns, rows)
+for name, command in LISTINGS.items():
+    app.command(name)(command)
 
 
 def _can_report() -> bool:

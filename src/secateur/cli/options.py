@@ -14,6 +14,9 @@ from pydantic.fields import FieldInfo
 
 from secateur.recipe import Recipe, load_recipe, make_recipe
 
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
 
 def with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option for each field of the recipe, and --recipe; it gets them as the argument `recipe`.
