@@ -140,6 +140,10 @@ class TestGoingOn:
     def test_when_the_plan_is_there_what_it_was_made_of_makes_room(self, checkpoint, tmp_path):
         assert run(["prune", str(checkpoint), str(tmp_path / "out"), *FAST, "--keep-state"]) == 0
         assert Pieces(state_folder(tmp_path / "out")).names() == ["plan", "run"]
+        words = [str(checkpoint), str(tmp_path / "other"), *FAST, "--method", "clusters", "--seeds", "2"]
+        assert run(["prune", *words, "--keep-state"]) == 0
+        needed = [f"{kind}-{place}" for kind in ("information", "statistics") for place in (0, 1)]
+        assert Pieces(state_folder(tmp_path / "other")).names() == sorted([*needed, "plan", "run"])
 
     def test_from_python_too(self, tmp_path):
         model, out = tiny.make_model("bert"), tmp_path / "out"

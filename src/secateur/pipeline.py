@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur.calibration import CalibrationInput, prepare_calibration
 from secateur.checkpoint.manifest import describe_run, public_settings
-from secateur.checkpoint.state import State
+from secateur.checkpoint.state import RUN, State
 from secateur.errors import InputError, one_line
 from secateur.information import use_threads
 from secateur.memory import give_back
@@ -213,8 +213,7 @@ def _measure_and_plan(context: PruningContext, clock: Clock) -> PruningPlan:
         return {"plan": plan, "rates": context.rates, "backends": sorted(context.backends)}
 
     made = context.pieces.get("plan", make)
-    for replaced in ("network-*", "chosen-*", "profile-*", "scaling-*", "divergence", "gradients"):
-        context.pieces.drop(replaced)  # OUT may need the room
+    context.pieces.drop_all_but(RUN, "plan", "statistics-*", "information-*")  # a report needs these, OUT the room
     context.rates.update(made["rates"])
     context.backends.update(made["backends"])
     plan: PruningPlan = made["plan"]

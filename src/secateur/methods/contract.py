@@ -20,7 +20,7 @@ from secateur.models.families import find_residual
 from secateur.models.feedforward import FeedForward
 from secateur.models.gradients import RowLoss, find_target, label_losses, mask_gradients, next_token_losses
 from secateur.models.loading import LoadedModel, hash_weights
-from secateur.pieces import Blocks, Keeper, keep_information
+from secateur.pieces import Blocks, Keeper, has_information, keep_information
 from secateur.recipe import Recipe
 from secateur.results import LayerPlan, MutualInformation, Progress, Update, no_progress
 from secateur.selection.ranking import select_overall, select_top
@@ -308,8 +308,7 @@ class PruningContext:
         places = range(len(self.feedforwards))
         return all(
             ("information", place, *self.information_key) in self._known
-            or self.pieces.has(f"information-{place}")
-            or self.pieces.has(f"information-{place}-from-0")
+            or has_information(self.pieces, f"information-{place}")
             for place in places
         )
 

@@ -41,6 +41,11 @@ class Blocks:
         return block
 
 
+def has_information(keeper: Keeper, name: str) -> bool:
+    """Whether `keep_information` has it, whole or in blocks, so that asking for it costs little."""
+    return keeper.has(name) or keeper.has(f"{name}-from-0")
+
+
 def keep_information(keeper: Keeper, name: str, measure: Callable[[Blocks], MutualInformation]) -> MutualInformation:
     """What `measure` gives, or gave before; its blocks are kept until then.
 

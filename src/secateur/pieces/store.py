@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 from warnings import warn
@@ -34,6 +35,9 @@ class Keeper:
 
     def drop(self, pattern: str) -> None:
         """Forget the pieces whose names match: others have taken their place."""
+
+    def drop_all_but(self, *patterns: str) -> None:
+        """Forget all pieces but those whose names match one of these."""
 
     def get(self, name: str, compute: Callable[[], T]) -> T:
         """The piece of that name; where there is none what `compute` gives, which is kept."""
@@ -97,6 +101,12 @@ class Pieces(Keeper):
         """As `Keeper` has it."""
         for path in self._files(pattern):
             path.unlink()
+
+    def drop_all_but(self, *patterns: str) -> None:
+        """As `Keeper` has it."""
+        for name in self.names():
+            if not any(fnmatch(name, pattern) for pattern in patterns):
+                self.drop(name)
 
     def names(self) -> list[str]:
         """Of all pieces, whole or damaged."""
