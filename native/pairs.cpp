@@ -1,4 +1,4 @@
-// All pairs of neurons, one pair a SIMD lane. Compiled once for each instruction set (SECATEUR_ISA names it).
+// All pairs of neurons, one pair a SIMD lane. Compiled once for each instruction set (SECATEURS_ISA names it).
 #include "pairs.hpp"
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 #include "trace.hpp"
 #include "tridiagonal.hpp"
 
-namespace SECATEUR_ISA {
+namespace SECATEURS_ISA {
 
 constexpr int L = LANES<Floats>;
 constexpr int PARTS = LANES<Floats> / LANES<Doubles>;
@@ -242,10 +242,10 @@ double multiply_adds(long rounds) {
     return sum;
 }
 
-#define SECATEUR_TEXT_(x) #x
-#define SECATEUR_TEXT(x) SECATEUR_TEXT_(x)
+#define SECATEURS_TEXT_(x) #x
+#define SECATEURS_TEXT(x) SECATEURS_TEXT_(x)
 void guttman(const ScalingTask &, Dealer &);  // scaling.cpp
 extern const InstructionSet instructions;
-const InstructionSet instructions = {SECATEUR_TEXT(SECATEUR_ISA), low_rank, full, spectra, guttman, multiply_adds};
+const InstructionSet instructions = {SECATEURS_TEXT(SECATEURS_ISA), low_rank, full, spectra, guttman, multiply_adds};
 
-}  // namespace SECATEUR_ISA
+}  // namespace SECATEURS_ISA

@@ -1,4 +1,4 @@
-// One iteration of SMACOF. Compiled once for each instruction set (SECATEUR_ISA names it).
+// One iteration of SMACOF. Compiled once for each instruction set (SECATEURS_ISA names it).
 #include "pairs.hpp"
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 
 #include "lanes.hpp"
 
-namespace SECATEUR_ISA {
+namespace SECATEURS_ISA {
 
 namespace {
 
@@ -113,4 +113,4 @@ void guttman(const ScalingTask &task, Dealer &dealer) {
         move_by_dimensions<MOST_DIMENSIONS>(task, start, memory);
 }
 
-}  // namespace SECATEUR_ISA
+}  // namespace SECATEURS_ISA

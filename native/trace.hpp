@@ -4,7 +4,7 @@
 #include "lanes.hpp"
 #include "pairs.hpp"
 
-namespace SECATEUR_ISA {
+namespace SECATEURS_ISA {
 
 constexpr int SHIFTS_AT_ONCE = 4;
 constexpr int STEPS_BETWEEN_RESCALES = 8;
@@ -80,4 +80,4 @@ inline Doubles trace_of_fit(const Doubles *diagonal, const Doubles *off_squared,
     return total;
 }
 
-}  // namespace SECATEUR_ISA
+}  // namespace SECATEURS_ISA

@@ -3,7 +3,7 @@
 
 #include "lanes.hpp"
 
-namespace SECATEUR_ISA {
+namespace SECATEURS_ISA {
 
 constexpr int ROWS = 4;  // rows of the matrix that one pass of the inner loop holds in registers
 
@@ -123,4 +123,4 @@ template <class V> void reduce(V *packed, int n, Tridiagonal<V> &t) {
     t.off_squared[0] = V{};
 }
 
-}  // namespace SECATEUR_ISA
+}  // namespace SECATEURS_ISA

@@ -16,17 +16,17 @@ def checkpoint(tmp_path):
 
 @pytest.fixture
 def shared_data():
-    """The folder that SECATEUR_DATA names; the test is skipped where there is none."""
-    folder = os.environ.get("SECATEUR_DATA")
+    """The folder that SECATEURS_DATA names; the test is skipped where there is none."""
+    folder = os.environ.get("SECATEURS_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("SECATEUR_DATA names no folder with data")
+        pytest.skip("SECATEURS_DATA names no folder with data")
     return Path(folder)
 
 
 def load_demo(name, **settings):
     """A demo model from PyPI; the test is skipped where it is not installed."""
-    from secateur.errors import InputError
-    from secateur.models.loading import load_model
+    from secateurs.errors import InputError
+    from secateurs.models.loading import load_model
 
     try:
         return load_model(name, **settings)

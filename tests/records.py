@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from secateur.results import ModelSize
-from secateur.results.comparison import Point, Row
-from secateur.results.record import (
+from secateurs.results import ModelSize
+from secateurs.results.comparison import Point, Row
+from secateurs.results.record import (
     CompareRecord,
     Example,
     InformationSummary,
@@ -78,7 +78,7 @@ def make_prune_record(networks=3, neurons=24, width=24, text="plain"):
     )
 
 
-def make_compare_record(methods=("secateur", "random", "osscar"), keeps=(0.4, 0.8), text="plain"):
+def make_compare_record(methods=("secateurs", "random", "osscar"), keeps=(0.4, 0.8), text="plain"):
     """The record of a comparison by perplexity."""
 
     def point(place, keep):

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).parent.parent / "src" / "secateur"
+SOURCE = Path(__file__).parent.parent / "src" / "secateurs"
 # lowest first; a module may import what stands before it
 ORDER = [
     "errors",
+    "former_name",
     "files",
     "memory",
     "results",
@@ -70,7 +71,7 @@ def test_imports_point_down_only():
             continue
         for module in _imports(path):
             parts = module.split(".")
-            if parts[0] != "secateur" or len(parts) == 1 or parts[1] == home:
+            if parts[0] != "secateurs" or len(parts) == 1 or parts[1] == home:
                 continue
             if ORDER.index(parts[1]) > ORDER.index(home):
                 wrong.append(f"{path.name} imports {module}")
@@ -84,14 +85,14 @@ def test_tensor_level_knows_neither_transformers_nor_each_other():
         for path in (SOURCE / home).rglob("*.py")
         for module in _imports(path)
         if module.split(".")[0] in ("transformers", "huggingface_hub", "pathlib")
-        or (module.startswith("secateur.") and module.split(".")[1] in TENSOR_LEVEL - {home})
+        or (module.startswith("secateurs.") and module.split(".")[1] in TENSOR_LEVEL - {home})
     ]
     assert wrong == []
 
 
 def test_reports_know_results_only():
     seen = {module for path in (SOURCE / "report").rglob("*.py") for module in _imports(path)}
-    ours = {module.split(".")[1] for module in seen if module.startswith("secateur.")}
+    ours = {module.split(".")[1] for module in seen if module.startswith("secateurs.")}
     assert ours == {"errors", "report", "results"}
     assert not {module.split(".")[0] for module in seen} & {"torch", "transformers", "safetensors", "huggingface_hub"}
 
@@ -100,13 +101,13 @@ def test_every_module_has_its_place_in_the_order():
     assert {_home(path) for path in SOURCE.rglob("*.py")} - {"__init__", "__main__"} == set(ORDER)
 
 
-def test_importing_secateur_brings_in_nothing_heavy():
-    code = "import secateur, sys; print([m for m in ('torch', 'transformers', 'numpy', 'typer') if m in sys.modules])"
+def test_importing_secateurs_brings_in_nothing_heavy():
+    code = "import secateurs, sys; print([m for m in ('torch', 'transformers', 'numpy', 'typer') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_every_public_name_can_be_imported():
-    import secateur
+    import secateurs
 
-    assert all(getattr(secateur, name) is not None for name in secateur.__all__)
+    assert all(getattr(secateurs, name) is not None for name in secateurs.__all__)

@@ -6,19 +6,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.errors import InputError
-from secateur.information import mutual_information
-from secateur.information.backends import BACKENDS, choose_backend, find_instruction_sets, native
-from secateur.information.backends.contract import LOW_RANK_SHIFT, Path
-from secateur.information.backends.eigenvalues import joint_by_eigenvalues
-from secateur.information.backends.khatri_rao import _trace_of_fit, joint_by_khatri_rao
-from secateur.information.entropy import entropy_nats, loss_of_spectrum
-from secateur.information.exact import exact_entropy
-from secateur.information.features import MOST_FEATURES, factor_grams
-from secateur.information.kernels import estimate_std, neuron_grams, packed_grams
-from secateur.information.matrix import BLOCK, allocate, plan_blocks
-from secateur.information.neurons import prepare_neurons
-from secateur.information.rational import FLOOR, entropy_loss, fit_entropy
+from secateurs.errors import InputError
+from secateurs.information import mutual_information
+from secateurs.information.backends import BACKENDS, choose_backend, find_instruction_sets, native
+from secateurs.information.backends.contract import LOW_RANK_SHIFT, Path
+from secateurs.information.backends.eigenvalues import joint_by_eigenvalues
+from secateurs.information.backends.khatri_rao import _trace_of_fit, joint_by_khatri_rao
+from secateurs.information.entropy import entropy_nats, loss_of_spectrum
+from secateurs.information.exact import exact_entropy
+from secateurs.information.features import MOST_FEATURES, factor_grams
+from secateurs.information.kernels import estimate_std, neuron_grams, packed_grams
+from secateurs.information.matrix import BLOCK, allocate, plan_blocks
+from secateurs.information.neurons import prepare_neurons
+from secateurs.information.rational import FLOOR, entropy_loss, fit_entropy
 
 CPU = torch.device("cpu")
 ALPHAS = (0.5, 1.0, 1.01, 2.0, 5.0)
@@ -176,7 +176,7 @@ def test_threads_and_blocks_change_no_bit(monkeypatch):
     x = activations(60, 90, 5)
     wanted = mutual_information(x, width=1.0, backend="native", threads=1).values
     assert (mutual_information(x, width=1.0, backend="native", threads=3).values == wanted).all()
-    monkeypatch.setattr("secateur.information.matrix.BLOCK", 32)
+    monkeypatch.setattr("secateurs.information.matrix.BLOCK", 32)
     assert (mutual_information(x, width=1.0, backend="native").values == wanted).all()
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import tiny
-from secateur.capture import MomentSum, StatisticsFitter, capture, multiply_by_itself
-from secateur.errors import InputError
-from secateur.models.families import find_feedforwards
-from secateur.rows import LazyBatches
+from secateurs.capture import MomentSum, StatisticsFitter, capture, multiply_by_itself
+from secateurs.errors import InputError
+from secateurs.models.families import find_feedforwards
+from secateurs.rows import LazyBatches
 
 
 def measure(model, batches, **settings):

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from secateur import apply, load_plan, prune, save_plan
-from secateur.checkpoint import staging
-from secateur.checkpoint.config import write_config
-from secateur.checkpoint.holding import held
-from secateur.errors import InputError, SecateurError, Stopped, UnsupportedModelError, VerificationError
-from secateur.models.families import FAMILIES
-from secateur.models.loading import load_model, wrap_model
-from secateur.models.source import find_source
+from secateurs import apply, load_plan, prune, save_plan
+from secateurs.checkpoint import staging
+from secateurs.checkpoint.config import write_config
+from secateurs.checkpoint.holding import held
+from secateurs.errors import InputError, SecateursError, Stopped, UnsupportedModelError, VerificationError
+from secateurs.models.families import FAMILIES
+from secateurs.models.loading import load_model, wrap_model
+from secateurs.models.source import find_source
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 600, "max_length": 64, "kernel_rows": 64}
 
@@ -138,8 +138,8 @@ class TestWriting:
         prune(str(checkpoint), calibration=str(text), **FAST).save(tmp_path / "out")
         for name, content in files(tmp_path / "out").items():
             assert str(tmp_path).encode() not in content, name
-        manifest = json.loads((tmp_path / "out/secateur/manifest.json").read_text())
-        assert manifest["command"].startswith("secateur prune model out --keep 0.5")
+        manifest = json.loads((tmp_path / "out/secateurs/manifest.json").read_text())
+        assert manifest["command"].startswith("secateurs prune model out --keep 0.5")
         assert manifest["recipe"]["calibration"] == "calibration.txt"
         assert manifest["versions"]["torch"] == torch.__version__
         card = (tmp_path / "out/README.md").read_text()
@@ -168,7 +168,7 @@ class TestWriting:
             raise error
 
         monkeypatch.setattr(type(result.model), "save_pretrained", full)
-        with pytest.raises(SecateurError, match="was not written"):
+        with pytest.raises(SecateursError, match="was not written"):
             result.save(tmp_path / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
@@ -179,7 +179,7 @@ class TestWriting:
         ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-            with pytest.raises(SecateurError, match="was not written"):
+            with pytest.raises(SecateursError, match="was not written"):
                 result.save(tmp_path / "out")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -211,7 +211,7 @@ class TestWriting:
 
     def test_the_manifest_names_threads_and_back_end(self, checkpoint, tmp_path):
         prune(str(checkpoint), method="redundancy", threads=1, alpha=2.0, **FAST).save(tmp_path / "out")
-        manifest = json.loads((tmp_path / "out/secateur/manifest.json").read_text())
+        manifest = json.loads((tmp_path / "out/secateurs/manifest.json").read_text())
         assert manifest["threads"] == 1
         assert manifest["information_backends"] == ["product"]
 
@@ -220,14 +220,14 @@ class TestWriting:
         prune(str(checkpoint), **FAST).save(tmp_path / "out")
         assert (tmp_path / "out/README.source.md").exists()
 
-    def test_overwrite_replaces_what_secateur_wrote_and_keeps_it_if_that_fails(self, checkpoint, tmp_path, monkeypatch):
+    def test_overwrite_replaces_what_secateurs_wrote_or_keeps_it_if_that_fails(self, checkpoint, tmp_path, monkeypatch):
         result = prune(str(checkpoint), **FAST)
         result.save(tmp_path / "out")
         first = files(tmp_path / "out")
         with pytest.raises(InputError, match="OUT must not exist yet"):
             result.save(tmp_path / "out")
         monkeypatch.setattr(staging, "settle", lambda folder: (_ for _ in ()).throw(OSError(5, "broken disk")))
-        with pytest.raises(SecateurError, match="broken disk"):
+        with pytest.raises(SecateursError, match="broken disk"):
             result.save(tmp_path / "out", overwrite=True)
         assert files(tmp_path / "out") == first
         monkeypatch.undo()
@@ -239,14 +239,14 @@ class TestWriting:
         result = prune(str(checkpoint), **FAST)
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-        with pytest.raises(SecateurError, match=r"needs [\d,]+ bytes, and 1,000 are free in "):
+        with pytest.raises(SecateursError, match=r"needs [\d,]+ bytes, and 1,000 are free in "):
             result.save(tmp_path / "new" / "out")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
     @pytest.mark.parametrize("with_report", [False, True])
     def test_what_is_written_is_no_more_than_was_asked_for(self, with_report, checkpoint, tmp_path, monkeypatch):
         asked = []
-        monkeypatch.setattr("secateur.checkpoint.writing.require_space", lambda out, needed: asked.append(needed))
+        monkeypatch.setattr("secateurs.checkpoint.writing.require_space", lambda out, needed: asked.append(needed))
         prune(str(checkpoint), with_report=with_report, **FAST).save(tmp_path / "out")
         assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()) < asked[0]
 
@@ -285,7 +285,7 @@ class TestExchange:
             raise OSError(5, "Input/output error")
 
         monkeypatch.setattr(staging, "_exchange", fail)
-        with pytest.raises(SecateurError, match="Input/output error"):
+        with pytest.raises(SecateursError, match="Input/output error"):
             self.write(out)
         assert (out / "file").read_text() == "old"
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -295,7 +295,7 @@ class TestExchange:
         code = f"""
 import os
 from pathlib import Path
-from secateur.checkpoint import staging
+from secateurs.checkpoint import staging
 
 rename = Path.rename
 
@@ -321,7 +321,7 @@ class TestTarget:
     def test_other_peoples_folders_are_not_overwritten(self, checkpoint, tmp_path):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-        with pytest.raises(InputError, match="was not written by Secateur"):
+        with pytest.raises(InputError, match="was not written by Secateurs"):
             staging.check_target(tmp_path / "mine", source=checkpoint, overwrite=True)
 
     @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ class TestTarget:
 
 
 class TestReading:
-    """Checkpoints that transformers would take, and Secateur does not."""
+    """Checkpoints that transformers would take, and Secateurs does not."""
 
     def expect_refusal(self, folder, message, kind=InputError):
         with pytest.raises(kind) as error:
@@ -540,7 +540,7 @@ class TestPlans:
         assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), result.model.parameters(), strict=True))
 
     def test_what_is_no_plan_is_refused(self, checkpoint):
-        with pytest.raises(InputError, match=r"plan must be what secateur.load_plan\(folder\) gives, got str"):
+        with pytest.raises(InputError, match=r"plan must be what secateurs.load_plan\(folder\) gives, got str"):
             apply("some/folder", checkpoint)
 
     def test_a_plan_as_format_1_wrote_it_is_read(self, tmp_path):
@@ -558,7 +558,7 @@ class TestPlans:
         path = tmp_path / "plan.json"
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, "format": 99}))
-        with pytest.raises(InputError, match="has format 99, this Secateur reads up to 1"):
+        with pytest.raises(InputError, match="has format 99, this Secateurs reads up to 1"):
             load_plan(tmp_path)
         path.write_text("{}")
         with pytest.raises(InputError, match="can't be read"):

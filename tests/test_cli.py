@@ -14,9 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tiny
-from secateur.cli import options, run
-from secateur.cli.output import progress_on_stderr
-from secateur.recipe import Recipe
+from secateurs.cli import options, run
+from secateurs.cli.output import progress_on_stderr
+from secateurs.recipe import Recipe
 
 FAST = ["--keep", "0.5", "--round-to", "1", "--calibration-tokens", "600", "--max-length", "64", "--kernel-rows", "64"]
 
@@ -51,7 +51,7 @@ def test_json_on_stdout_is_one_document(checkpoint, tmp_path, capsys):
 
 @pytest.mark.parametrize(("found", "told"), [(["avx2", "generic"], "avx2"), ([], "none: torch")])
 def test_env_tells_whether_the_kernel_is_compiled(found, told, capsys, monkeypatch):
-    monkeypatch.setattr("secateur.information.backends.find_instruction_sets", lambda: found)
+    monkeypatch.setattr("secateurs.information.backends.find_instruction_sets", lambda: found)
     _, out, _ = call("env", "--json", capsys=capsys)
     facts = {row["name"]: row["value"] for row in json.loads(out)}
     assert facts["compiled kernel"].startswith(told)
@@ -191,7 +191,7 @@ def test_recipe_files_with_unknown_or_no_settings_are_refused(checkpoint, tmp_pa
 
 
 def test_bad_targets_are_refused_before_anything_is_loaded(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("secateur.pipeline.prune", None)
+    monkeypatch.setattr("secateurs.pipeline.prune", None)
     (tmp_path / "mine").mkdir()
     for out, message in (("mine", "must not exist yet"), ("model", "must lie outside")):
         code, _, err = call("prune", checkpoint, tmp_path / out, capsys=capsys)
@@ -200,7 +200,7 @@ def test_bad_targets_are_refused_before_anything_is_loaded(checkpoint, tmp_path,
 
 
 def test_a_missing_text_is_told_before_anything_is_loaded(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("secateur.pipeline.load_model", None)
+    monkeypatch.setattr("secateurs.pipeline.load_model", None)
     code, _, err = call("prune", checkpoint, tmp_path / "out", "--calibration", "nope.txt", capsys=capsys)
     assert code == 2
     assert "got nothing there" in err
@@ -214,15 +214,15 @@ def test_debug_shows_the_traceback(checkpoint, tmp_path, capsys):
 def test_every_command_is_documented_in_the_readme():
     from pathlib import Path
 
-    from secateur.cli.app import app
+    from secateurs.cli.app import app
 
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     for command in app.registered_commands:
-        assert f"secateur {command.name}" in readme, command.name
+        assert f"secateurs {command.name}" in readme, command.name
 
 
 def command(*words, **settings):
-    return subprocess.Popen([sys.executable, "-m", "secateur", *map(str, words)], text=True, **settings)
+    return subprocess.Popen([sys.executable, "-m", "secateurs", *map(str, words)], text=True, **settings)
 
 
 def test_as_a_command_results_go_to_stdout_and_progress_to_stderr(checkpoint, tmp_path):
@@ -258,7 +258,7 @@ def test_stopping_it_leaves_nothing(checkpoint, tmp_path, number, code):
 
 def test_long_phases_tell_how_far_they_are_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter([0.0, 30.0, 61.0, 70.0, 90.0])
-    monkeypatch.setattr("secateur.cli.output.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("secateurs.cli.output.time.perf_counter", lambda: next(clock))
     with progress_on_stderr() as report:
         for done in range(5):
             report("scoring", done, 4)
@@ -270,8 +270,8 @@ def test_every_signal_that_stops_leaves_nothing_but_what_to_go_on_from(stop, che
     words = ["prune", str(checkpoint), str(tmp_path / "out"), "--keep", "0.5", "--calibration-tokens", "2000"]
     code = f"""
 import os, signal
-from secateur import cli
-from secateur.checkpoint import writing
+from secateurs import cli
+from secateurs.checkpoint import writing
 
 def stop(*args):
     os.kill(os.getpid(), signal.{stop})
@@ -289,14 +289,14 @@ cli.main({words!r})
 
 
 def test_a_reader_that_goes_away_is_no_traceback():
-    command = f"{sys.executable} -m secateur families --json | head -c 5"
+    command = f"{sys.executable} -m secateurs families --json | head -c 5"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_an_output_that_is_full_is_one_line():
-    command = f"{sys.executable} -m secateur families --json > /dev/full"
+    command = f"{sys.executable} -m secateurs families --json > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -307,7 +307,7 @@ def test_an_output_that_is_full_is_one_line():
 def test_in_the_middle_of_a_long_computation_it_ends_within_5_seconds(number, code):
     program = """
 import sys, torch
-from secateur import cli
+from secateurs import cli
 
 def compute(words):
     matrix = torch.randn(5000, 5000, dtype=torch.float64)
@@ -333,7 +333,7 @@ cli.main(["families"])
 def test_nobody_reading_does_not_keep_it_from_ending():
     program = """
 import os, torch
-from secateur import cli
+from secateurs import cli
 
 def compute(words):
     matrix = torch.randn(5000, 5000, dtype=torch.float64)
@@ -361,7 +361,7 @@ cli.main(["families"])
 def test_under_nohup_a_hang_up_does_not_stop_it():
     program = """
 import os, signal
-from secateur import cli
+from secateurs import cli
 
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 cli.run = lambda words: os.kill(os.getpid(), signal.SIGHUP) or 7
@@ -373,8 +373,8 @@ cli.main(["families"])
 def test_a_second_signal_does_not_disturb_the_end_in_good_order(checkpoint, tmp_path):
     program = f"""
 import os, signal
-from secateur import cli
-from secateur.checkpoint import writing
+from secateurs import cli
+from secateurs.checkpoint import writing
 
 def stop(*given):
     try:
@@ -401,7 +401,7 @@ cli.main(["prune", {str(checkpoint)!r}, {str(tmp_path / "out")!r}, "--calibratio
     ],
 )
 @pytest.mark.parametrize(
-    "place", ["secateur.pipeline.load_model", "secateur.capture.run_body", "secateur.walking.run_body"]
+    "place", ["secateurs.pipeline.load_model", "secateurs.capture.run_body", "secateurs.walking.run_body"]
 )
 def test_want_of_memory_is_one_line_that_says_what_takes_less(place, error, checkpoint, tmp_path, monkeypatch, capsys):
     def fail(*args, **more):

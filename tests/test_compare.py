@@ -11,28 +11,28 @@ import numpy as np
 import pytest
 import torch
 
-import secateur
+import secateurs
 import tiny
-from secateur.cli import run
-from secateur.compare import comparison, contenders, quality
-from secateur.compare.comparison import compare
-from secateur.compare.contenders import Contender, left_out_of_presets
-from secateur.compare.costs import Ledger, MemoryWatch, watch_memory
-from secateur.compare.entries import BIAS_NOT_STORABLE, Entry
-from secateur.compare.quality import PERPLEXITY, Metric, Quality, split_score
-from secateur.compare.settings import make_settings
-from secateur.compare.tables import compare_groups, gap_rows, make_rows
-from secateur.compare.trials import Bench, Trial, biased
-from secateur.errors import InputError
-from secateur.evaluation.perplexity import evaluate_perplexity
-from secateur.methods import METHODS, contract
-from secateur.models.families import find_feedforwards
-from secateur.models.loading import load_model
-from secateur.models.sizes import measure_size
-from secateur.recipe import PRESETS
-from secateur.report.stored import read_record
-from secateur.reporting import find_record
-from secateur.texts import default_passages
+from secateurs.cli import run
+from secateurs.compare import comparison, contenders, quality
+from secateurs.compare.comparison import compare
+from secateurs.compare.contenders import Contender, left_out_of_presets
+from secateurs.compare.costs import Ledger, MemoryWatch, watch_memory
+from secateurs.compare.entries import BIAS_NOT_STORABLE, Entry
+from secateurs.compare.quality import PERPLEXITY, Metric, Quality, split_score
+from secateurs.compare.settings import make_settings
+from secateurs.compare.tables import compare_groups, gap_rows, make_rows
+from secateurs.compare.trials import Bench, Trial, biased
+from secateurs.errors import InputError
+from secateurs.evaluation.perplexity import evaluate_perplexity
+from secateurs.methods import METHODS, contract
+from secateurs.models.families import find_feedforwards
+from secateurs.models.loading import load_model
+from secateurs.models.sizes import measure_size
+from secateurs.recipe import PRESETS
+from secateurs.report.stored import read_record
+from secateurs.reporting import find_record
+from secateurs.texts import default_passages
 from tiny_tasks import BAD, GOOD, flowers, write_task
 
 ACCURACY = Metric("accuracy", "accuracy")
@@ -87,16 +87,16 @@ def entries_of(result, **wanted):
 class TestResuming:
     def test_a_second_run_measures_and_scores_nothing(self, place, tmp_path, monkeypatch):
         first = compare(settings_in(place, tmp_path, methods="random,flap", trials=2))
-        poison(monkeypatch, "secateur.compare.quality.evaluate_perplexity", "secateur.methods.contract.capture")
+        poison(monkeypatch, "secateurs.compare.quality.evaluate_perplexity", "secateurs.methods.contract.capture")
         second = compare(settings_in(place, tmp_path, methods="random,flap", trials=2))
         assert as_plain(second.content["cells"]) == as_plain(first.content["cells"])
         assert second.cells == first.cells
         assert second.notes == first.notes
 
     def test_activations_are_captured_only_for_those_who_look_at_them(self, place, tmp_path, monkeypatch):
-        poison(monkeypatch, "secateur.methods.contract.capture")
-        result = compare(settings_in(place, tmp_path, methods="secateur,random", refit="on"))
-        assert {row.method for row in result.rows} == {"secateur", "random"}
+        poison(monkeypatch, "secateurs.methods.contract.capture")
+        result = compare(settings_in(place, tmp_path, methods="secateurs,random", refit="on"))
+        assert {row.method for row in result.rows} == {"secateurs", "random"}
         assert result.content["trials"][0]["seconds_measuring"] is None
 
     def test_activations_are_captured_once_for_all_who_are_refitted_at_once(self, place, tmp_path, monkeypatch):
@@ -160,8 +160,8 @@ class TestFigures:
             ("random", True),
             ("flap", True),
             ("flap", False),
-            ("secateur", True),
-            ("secateur", False),
+            ("secateurs", True),
+            ("secateurs", False),
         ],
     )
     def test_each_is_what_pruning_by_itself_gives(self, place, tmp_path, method, in_turn, monkeypatch):
@@ -178,7 +178,7 @@ class TestFigures:
         loaded = load_model(str(place / "opt"))
         ids = loaded.tokenizer(text.read_text())["input_ids"][:300]
         for entry in compared.content["cells"]:
-            alone = secateur.prune(
+            alone = secateurs.prune(
                 place / "opt",
                 calibration=str(text),
                 keep=entry["keep"],
@@ -251,7 +251,7 @@ class TestFigures:
         assert row.at(0.5).gap == pytest.approx(np.mean(losses) - result.content["dense"]["scores"]["log_loss_nats"])
 
     def test_too_little_text_for_so_many_trials_is_told_before_anything_is_measured(self, place, tmp_path, monkeypatch):
-        poison(monkeypatch, "secateur.compare.quality.evaluate_perplexity", "secateur.methods.contract.capture")
+        poison(monkeypatch, "secateurs.compare.quality.evaluate_perplexity", "secateurs.methods.contract.capture")
         with pytest.raises(InputError, match=r"trial 1\d of 40: calibration needs"):
             compare(settings_in(place, tmp_path, calibration=str(place / "text.txt"), trials=40))
 
@@ -416,7 +416,7 @@ class TestWhoTakesPart:
     def test_a_named_method_that_cannot_run_is_refused_before_anything_is_measured(
         self, place, tmp_path, monkeypatch, model, given, message
     ):
-        poison(monkeypatch, "secateur.compare.trials.Bench.score_dense", "secateur.methods.contract.capture")
+        poison(monkeypatch, "secateurs.compare.trials.Bench.score_dense", "secateurs.methods.contract.capture")
         given = {name: str(place / value) if name == "calibration" else value for name, value in given.items()}
         with pytest.raises(InputError, match=message):
             compare(settings_in(place, tmp_path, model, methods="random,textpruner", **given))
@@ -536,7 +536,7 @@ class TestCommand:
         assert "comparing: cells" in printed.err
         assert run([str(word) for word in [*words, "--json"]]) == 0
         content = json.loads(capsys.readouterr().out)
-        assert content["command"].startswith("secateur compare llama --methods random,importance --keep 0.5")
+        assert content["command"].startswith("secateurs compare llama --methods random,importance --keep 0.5")
 
     def test_its_help_names_every_option(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")
@@ -574,7 +574,7 @@ class TestCommand:
         ],
     )
     def test_wrong_calls_are_told_in_a_line_before_the_model_is_read(self, place, words, message, capsys, monkeypatch):
-        poison(monkeypatch, "secateur.compare.comparison.load_model")
+        poison(monkeypatch, "secateurs.compare.comparison.load_model")
         words = [word.format(data=place / "data") for word in words]
         assert run(["compare", str(place / "llama"), *words]) == 2
         printed = capsys.readouterr()

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-import secateur
+import secateurs
 import tiny
-from secateur.cli import run
-from secateur.information import mutual_information
-from secateur.methods import METHODS
-from secateur.methods.secateur import measure_profiles
-from secateur.models.loading import wrap_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
+from secateurs.cli import run
+from secateurs.information import mutual_information
+from secateurs.methods import METHODS
+from secateurs.methods.secateurs import measure_profiles
+from secateurs.models.loading import wrap_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
@@ -47,7 +47,7 @@ def make_rows(model):
 @cache
 def prune(case, device, **settings):
     model = tiny.make_model(case).to(device)
-    return secateur.prune(
+    return secateurs.prune(
         model, tokenizer=tiny.make_tokenizer(), calibration=make_rows(tiny.make_model(case)), **{**FAST, **settings}
     )
 
@@ -62,7 +62,7 @@ def check_same(case, **settings):
             assert layer.kept.tolist() == wanted.kept.tolist()
         if is_same and wanted.update is not None:
             assert torch.allclose(layer.update.weight, wanted.update.weight, rtol=1e-2, atol=1e-3)
-    expected = here.model if is_same else secateur.apply(there.plan, tiny.make_model(case))
+    expected = here.model if is_same else secateurs.apply(there.plan, tiny.make_model(case))
     inputs = tiny.make_inputs(expected, seed=99)
     on_device = {name: value.to(DEVICE) for name, value in inputs.items()}
     assert next(there.model.parameters()).device.type == DEVICE
@@ -134,6 +134,6 @@ def test_commands(checkpoint, tmp_path, capsys):
     for words in (
         ["prune", str(checkpoint), pruned, *reading, "--round-to", "1", "--max-length", "64"],
         ["evaluate", pruned, *scoring, "--against", str(checkpoint), "--device", DEVICE],
-        ["compare", str(checkpoint), *reading, *scoring, "--methods", "secateur,flap,osscar", "--out", compared],
+        ["compare", str(checkpoint), *reading, *scoring, "--methods", "secateurs,flap,osscar", "--out", compared],
     ):
         assert run(words) == 0, capsys.readouterr().err

@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur.cli.reports import demo_rows
-from secateur.demo import run_demo
-from secateur.errors import InputError
-from secateur.models.loading import is_slow_in_bfloat16
-from secateur.models.source import find_source
-from secateur.recipe import make_recipe
-from secateur.results import no_progress
+from secateurs.cli.reports import demo_rows
+from secateurs.demo import run_demo
+from secateurs.errors import InputError
+from secateurs.models.loading import is_slow_in_bfloat16
+from secateurs.models.source import find_source
+from secateurs.recipe import make_recipe
+from secateurs.results import no_progress
 
 
 @pytest.fixture(scope="module")

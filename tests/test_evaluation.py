@@ -6,12 +6,12 @@ import torch
 from scipy.stats import spearmanr
 
 import tiny
-from secateur.errors import InputError
-from secateur.evaluation.embeddings import embed
-from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity, find_block
-from secateur.evaluation.speed import measure_latency
-from secateur.models.loading import load_model, wrap_model
-from secateur.scoring import example_batch, profile, score_embeddings, score_text
+from secateurs.errors import InputError
+from secateurs.evaluation.embeddings import embed
+from secateurs.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity, find_block
+from secateurs.evaluation.speed import measure_latency
+from secateurs.models.loading import load_model, wrap_model
+from secateurs.scoring import example_batch, profile, score_embeddings, score_text
 
 IDS = torch.randint(3, 300, (100,), generator=torch.Generator().manual_seed(0)).tolist()
 

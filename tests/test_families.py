@@ -9,11 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from secateur import apply
-from secateur.errors import InputError, UnsupportedModelError
-from secateur.models.families import FAMILIES, find_family, find_feedforwards, find_layers
-from secateur.models.loading import load_model, wrap_model
-from secateur.models.sizes import measure_size, predict_size
+from secateurs import apply
+from secateurs.errors import InputError, UnsupportedModelError
+from secateurs.models.families import FAMILIES, find_family, find_feedforwards, find_layers
+from secateurs.models.loading import load_model, wrap_model
+from secateurs.models.sizes import measure_size, predict_size
 
 KEPT = 9
 CASES = list(tiny.CASES)
@@ -114,11 +114,11 @@ for folder, class_name in json.load(sys.stdin):
 
 @pytest.fixture(scope="module")
 def read_back(tmp_path_factory):
-    """Every family saved by Secateur, then read and run by one fresh process with plain transformers."""
+    """Every family saved by Secateurs, then read and run by one fresh process with plain transformers."""
     root = tmp_path_factory.mktemp("families")
     jobs, wanted = [], {}
     for case in CASES:
-        from secateur import prune
+        from secateurs import prune
 
         source = tiny.save_checkpoint(root / f"{case}-source", case)
         loaded = load_model(str(source))
@@ -146,8 +146,8 @@ def test_a_fresh_process_with_plain_transformers_gets_the_same_outputs(case, rea
 
 @pytest.mark.parametrize("case", CASES)
 def test_applying_the_saved_plan_gives_the_same_bytes(case, read_back):
-    from secateur import load_plan
-    from secateur.models.loading import hash_weights
+    from secateurs import load_plan
+    from secateurs.models.loading import hash_weights
 
     root, wanted = read_back
     source = load_model(str(root / f"{case}-source"))

@@ -11,14 +11,14 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForSequenceClassification
 
 import tiny
-from secateur.cli import run
-from secateur.encoding import tokenise
-from secateur.errors import InputError
-from secateur.evaluation.classification import predict, score_predictions
-from secateur.finetuning import Training, add_head, choose_training, finetune, training_folder
-from secateur.models.loading import hash_weights, load_model, wrap_model
-from secateur.scoring import score_task
-from secateur.tasks import TASKS, read_examples
+from secateurs.cli import run
+from secateurs.encoding import tokenise
+from secateurs.errors import InputError
+from secateurs.evaluation.classification import predict, score_predictions
+from secateurs.finetuning import Training, add_head, choose_training, finetune, training_folder
+from secateurs.models.loading import hash_weights, load_model, wrap_model
+from secateurs.scoring import score_task
+from secateurs.tasks import TASKS, read_examples
 from tiny_tasks import BAD, GOOD, HEADERS, flowers, write_task
 
 

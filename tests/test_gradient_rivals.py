@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-import secateur
+import secateurs
 import tiny
-from secateur import rescaling
-from secateur.errors import InputError
-from secateur.methods import METHODS, mask_tuning
-from secateur.methods.kprune import solve_weights, square_in_groups
-from secateur.methods.mask_tuning import rearrange
-from secateur.methods.textpruner import draw_tokens, list_targets
-from secateur.models.families import find_feedforwards
-from secateur.models.feedforward import keep_masks, masked
-from secateur.models.gradients import divergence_from
-from secateur.models.loading import hash_weights, wrap_model
-from secateur.models.sublayers import read_sublayer
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
-from secateur.rescaling import NormalEquations, rescale, solve_factors
+from secateurs import rescaling
+from secateurs.errors import InputError
+from secateurs.methods import METHODS, mask_tuning
+from secateurs.methods.kprune import solve_weights, square_in_groups
+from secateurs.methods.mask_tuning import rearrange
+from secateurs.methods.textpruner import draw_tokens, list_targets
+from secateurs.models.families import find_feedforwards
+from secateurs.models.feedforward import keep_masks, masked
+from secateurs.models.gradients import divergence_from
+from secateurs.models.loading import hash_weights, wrap_model
+from secateurs.models.sublayers import read_sublayer
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
+from secateurs.rescaling import NormalEquations, rescale, solve_factors
 
 NAMES = ("textpruner", "textpruner-self", "mask-tuning", "kprune")
 LABELLED = ("textpruner", "mask-tuning")
@@ -541,6 +541,6 @@ def regression():
 @pytest.mark.parametrize(("family", "message"), [("bert-model", "has no loss"), ("bert", "needs labelled rows")])
 def test_prune_asks_for_a_loss_and_labels_before_anything_is_measured(monkeypatch, family, message):
     model = tiny.make_model(family)
-    monkeypatch.setattr("secateur.methods.contract.capture", lambda *given, **named: pytest.fail("measured"))
+    monkeypatch.setattr("secateurs.methods.contract.capture", lambda *given, **named: pytest.fail("measured"))
     with pytest.raises(InputError, match=message):
-        secateur.prune(model, calibration=unlabelled("bert"), method="textpruner", keep=0.5)
+        secateurs.prune(model, calibration=unlabelled("bert"), method="textpruner", keep=0.5)

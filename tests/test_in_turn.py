@@ -1,4 +1,4 @@
-"""Networks pruned one after another, and Secateur's own choice, each against a few lines of float64."""
+"""Networks pruned one after another, and Secateurs' own choice, each against a few lines of float64."""
 
 import copy
 import random
@@ -9,30 +9,30 @@ import pytest
 import torch
 import transformers
 
-import secateur
+import secateurs
 import tiny
-from secateur import probing
-from secateur.errors import InputError, SecateurError
-from secateur.methods import METHODS
-from secateur.methods.secateur import FLOOR, MOST_NOISE, allocate, find_removals, leave_out, measure_profiles
-from secateur.models.cutting import cut_
-from secateur.models.families import find_feedforwards
-from secateur.models.feedforward import replaced
-from secateur.models.loading import hash_weights, load_model, wrap_model
-from secateur.models.sublayers import read_sublayer
-from secateur.pipeline import as_plan, make_plan, open_context, refit_layers
-from secateur.probing import Probe, hold_out
-from secateur.recipe import make_recipe
-from secateur.refit import LEAST_HOLD, Drift
-from secateur.refitting import Measured, refit_network
-from secateur.results import LayerPlan, Update
-from secateur.selection.allocation import Profile, allocate_widths
-from secateur.walking import PrunedStream, Recording, Stream, Walk
+from secateurs import probing
+from secateurs.errors import InputError, SecateursError
+from secateurs.methods import METHODS
+from secateurs.methods.secateurs import FLOOR, MOST_NOISE, allocate, find_removals, leave_out, measure_profiles
+from secateurs.models.cutting import cut_
+from secateurs.models.families import find_feedforwards
+from secateurs.models.feedforward import replaced
+from secateurs.models.loading import hash_weights, load_model, wrap_model
+from secateurs.models.sublayers import read_sublayer
+from secateurs.pipeline import as_plan, make_plan, open_context, refit_layers
+from secateurs.probing import Probe, hold_out
+from secateurs.recipe import make_recipe
+from secateurs.refit import LEAST_HOLD, Drift
+from secateurs.refitting import Measured, refit_network
+from secateurs.results import LayerPlan, Update
+from secateurs.selection.allocation import Profile, allocate_widths
+from secateurs.walking import PrunedStream, Recording, Stream, Walk
 
 WIDTH = 12
 
 
-def open_on(case, *, model=None, method="secateur", **settings):
+def open_on(case, *, model=None, method="secateurs", **settings):
     """A context on random batches, half of the neurons to stay."""
     model = model or tiny.make_model(case)
     given = [tiny.make_inputs(model, rows=3, tokens=12, seed=seed) for seed in range(6)]
@@ -220,7 +220,7 @@ def test_layers_run_one_at_a_time_give_what_whole_passes_give(case, layers, monk
         config = transformers.LlamaConfig(**{**tiny.DECODER, "num_hidden_layers": 4})
         model = transformers.LlamaForCausalLM(config).eval()
     walked = make_plan(open_on(case, model=model, layers=layers)).layers
-    monkeypatch.setattr("secateur.walking.can_walk", lambda loaded: False)
+    monkeypatch.setattr("secateurs.walking.can_walk", lambda loaded: False)
     for a, b in zip(walked, make_plan(open_on(case, model=model, layers=layers)).layers, strict=True):
         assert a.kept.tolist() == b.kept.tolist()
         assert torch.allclose(a.update.weight, b.update.weight, atol=1e-4)
@@ -339,7 +339,7 @@ class TestChoice:
 
     def test_without_information_plain_importance_decides(self):
         context = open_on("llama", information=False, in_turn=False, token_noise=0)
-        for place, layer in enumerate(METHODS["secateur"].plan(context)):
+        for place, layer in enumerate(METHODS["secateurs"].plan(context)):
             importance = context.importance(place)
             assert set(layer.kept.tolist()) == set(np.argsort(-importance)[:WIDTH].tolist())
 
@@ -404,7 +404,7 @@ class TestGuards:
         good, bad = tiny.make_inputs(model), tiny.make_inputs(model)
         bad["input_ids"] = bad["input_ids"] + 10**6
         with pytest.raises(InputError, match="the model can't run calibration batch 1: index out of range"):
-            secateur.prune(model, calibration=[good, bad], keep=0.5, token_noise=0)
+            secateurs.prune(model, calibration=[good, bad], keep=0.5, token_noise=0)
 
     @pytest.mark.parametrize("case", ["llama", "bert-model"])
     def test_so_is_one_that_a_budget_for_all_layers_is_tried_on(self, case):
@@ -413,14 +413,14 @@ class TestGuards:
         given[-1]["input_ids"] = given[-1]["input_ids"] + 10**6
         seed = next(seed for seed in range(99) if random.Random(seed).sample(range(10), 1) == [9])
         with pytest.raises(InputError, match="can't run held-out calibration batch 0: index out of range"):
-            secateur.prune(model, calibration=given, keep=0.5, token_noise=0, allocation="global", seed=seed)
+            secateurs.prune(model, calibration=given, keep=0.5, token_noise=0, allocation="global", seed=seed)
 
     def test_activations_that_overflow_are_refused(self):
         model = tiny.make_model("llama")
         with torch.no_grad():
             model.model.layers[1].mlp.up_proj.weight.mul_(1e38)
         with pytest.raises(InputError, match=r"activations of model.layers.1.mlp are NaN or infinite"):
-            secateur.prune(model, calibration=[tiny.make_inputs(model)], keep=0.5)
+            secateurs.prune(model, calibration=[tiny.make_inputs(model)], keep=0.5)
 
     @pytest.mark.parametrize(("rows", "allocation"), [(1, "uniform"), (7, "uniform"), (8, "global")])
     def test_too_few_rows_to_refit_a_classifiers_last_network_are_refused(self, rows, allocation):
@@ -429,7 +429,7 @@ class TestGuards:
         with pytest.raises(
             InputError, match=r"at least 8 activation rows are needed, got \d; give more calibration text"
         ):
-            secateur.prune(model, calibration=given, keep=0.5, allocation=allocation)
+            secateurs.prune(model, calibration=given, keep=0.5, allocation=allocation)
 
 
 @pytest.mark.parametrize(("pooling", "rows"), [("cls", 18), ("mean", 180)])
@@ -695,13 +695,13 @@ def test_refits_that_share_a_recording_of_the_unpruned_model_give_the_same_and_l
     sharing.has_several_refits = True
     plans = [make_plan(context) for context in (alone, sharing, sharing)]
     assert isinstance(sharing.read_whole(), Recording)
-    assert list(tmp_path.glob("secateur-*"))
+    assert list(tmp_path.glob("secateurs-*"))
     for layers in zip(*(plan.layers for plan in plans), strict=True):
         assert all(torch.equal(layer.update.weight, layers[0].update.weight) for layer in layers)
     monkeypatch.setattr(Stream, "__init__", None)  # nothing is run again
     assert sharing.under(sharing.recipe.model_copy(update={"keep": 0.25}), 6).read_whole() is sharing.read_whole()
     sharing._known.clear()
-    assert not list(tmp_path.glob("secateur-*"))
+    assert not list(tmp_path.glob("secateurs-*"))
 
 
 def test_a_recording_that_finds_no_room_is_an_error_in_a_line(monkeypatch):
@@ -711,7 +711,7 @@ def test_a_recording_that_finds_no_room_is_an_error_in_a_line(monkeypatch):
     context = open_on("llama")
     context.has_several_refits = True
     monkeypatch.setattr(np, "save", save)
-    with pytest.raises(SecateurError, match="No space left on device; TMPDIR=FOLDER"):
+    with pytest.raises(SecateursError, match="No space left on device; TMPDIR=FOLDER"):
         make_plan(context)
 
 
@@ -721,8 +721,8 @@ def test_a_recording_without_a_folder_for_temporary_files_is_one_line(monkeypatc
 
     context = open_on("llama")
     context.has_several_refits = True
-    monkeypatch.setattr("secateur.walking.tempfile.TemporaryDirectory", refuse)
-    with pytest.raises(SecateurError, match="No usable temporary directory found; TMPDIR=FOLDER"):
+    monkeypatch.setattr("secateurs.walking.tempfile.TemporaryDirectory", refuse)
+    with pytest.raises(SecateursError, match="No usable temporary directory found; TMPDIR=FOLDER"):
         make_plan(context)
 
 
@@ -731,9 +731,9 @@ def test_a_recording_that_would_be_too_large_is_not_made(case, monkeypatch):
     context = open_on(case)
     context.has_several_refits = True
     size = 4 * context.calibration.summary.tokens * 2 * tiny.HIDDEN  # two networks, or one that runs twice
-    monkeypatch.setattr("secateur.methods.contract.MOST_RECORDED", size - 1)
+    monkeypatch.setattr("secateurs.methods.contract.MOST_RECORDED", size - 1)
     assert isinstance(context.read_whole(), Stream)
-    monkeypatch.setattr("secateur.methods.contract.MOST_RECORDED", size)
+    monkeypatch.setattr("secateurs.methods.contract.MOST_RECORDED", size)
     assert isinstance(context.read_whole(), Recording)
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.errors import InputError
-from secateur.information import mutual_information
-from secateur.information.entropy import entropy_nats
-from secateur.information.kernels import estimate_std, layer_gram_entries, pair_indices, sample_pairs
-from secateur.information.widths import HALVINGS, WIDEST, align_widths
+from secateurs.errors import InputError
+from secateurs.information import mutual_information
+from secateurs.information.entropy import entropy_nats
+from secateurs.information.kernels import estimate_std, layer_gram_entries, pair_indices, sample_pairs
+from secateurs.information.widths import HALVINGS, WIDEST, align_widths
 
 ALPHAS = (0.5, 1.0, 1.01, 2.0, 5.0)
 PAIRS = pair_indices(120, torch.device("cpu"))
@@ -165,7 +165,7 @@ def test_widths_hardly_depend_on_the_block_size(monkeypatch):
     x = activations(neurons=12)
     layer = layer_gram_entries(x, PAIRS, gamma=1.0, scaled=True)
     wanted = align_widths(x, estimate_std(x), PAIRS, layer)
-    monkeypatch.setattr("secateur.information.widths.BLOCK_BYTES", 1)
+    monkeypatch.setattr("secateurs.information.widths.BLOCK_BYTES", 1)
     assert torch.allclose(align_widths(x, estimate_std(x), PAIRS, layer), wanted, rtol=1e-9, atol=0)
 
 

@@ -13,10 +13,10 @@ from sklearn.feature_selection import mutual_info_regression
 from sklearn.metrics import mutual_info_score
 from sklearn.preprocessing import KBinsDiscretizer
 
-from secateur.errors import InputError
-from secateur.information import measures
-from secateur.information.kernels import estimate_std
-from secateur.information.measures import binned, cochran_bins, hsic, ksg, pearson
+from secateurs.errors import InputError
+from secateurs.information import measures
+from secateurs.information.kernels import estimate_std
+from secateurs.information.measures import binned, cochran_bins, hsic, ksg, pearson
 
 CONSTANT = 4
 
@@ -291,6 +291,6 @@ def test_a_wrong_number_of_bins_is_named():
 
 
 def test_importing_the_measures_leaves_scikit_learn_alone():
-    code = "import secateur.information.measures, sys; print('sklearn' in sys.modules)"
+    code = "import secateurs.information.measures, sys; print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

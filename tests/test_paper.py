@@ -9,13 +9,13 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 import tiny
-from secateur.cells import Cell
-from secateur.cli import run
-from secateur.errors import InputError
-from secateur.methods import METHODS, find_method
-from secateur.models.loading import load_model
-from secateur.paper import seeds, sensitivity
-from secateur.paper.bench import (
+from secateurs.cells import Cell
+from secateurs.cli import run
+from secateurs.errors import InputError
+from secateurs.methods import METHODS, find_method
+from secateurs.models.loading import load_model
+from secateurs.paper import seeds, sensitivity
+from secateurs.paper.bench import (
     Variant,
     open_bench,
     open_pruning,
@@ -24,14 +24,14 @@ from secateur.paper.bench import (
     tune_models,
     width_at,
 )
-from secateur.paper.experiments import EXPERIMENTS, run_experiment
-from secateur.paper.results import find_floor, has_signal, is_tie, mean_and_spread
-from secateur.paper.seeds import choose_among
-from secateur.paper.study import make_study, run_cells
-from secateur.paper.variants import ALPHAS, LITERAL, SCALED, SHARES, TABLE_VARIANTS, find_variants
-from secateur.pipeline import as_plan, carry_out
-from secateur.results import no_progress
-from secateur.texts import default_passages
+from secateurs.paper.experiments import EXPERIMENTS, run_experiment
+from secateurs.paper.results import find_floor, has_signal, is_tie, mean_and_spread
+from secateurs.paper.seeds import choose_among
+from secateurs.paper.study import make_study, run_cells
+from secateurs.paper.variants import ALPHAS, LITERAL, SCALED, SHARES, TABLE_VARIANTS, find_variants
+from secateurs.pipeline import as_plan, carry_out
+from secateurs.results import no_progress
+from secateurs.texts import default_passages
 from tiny_tasks import BAD, GOOD, flowers, write_task
 
 
@@ -56,8 +56,8 @@ def study_in(place, out, **settings):
 @pytest.fixture
 def few(monkeypatch):
     """Few random starts, so that the presets are quick."""
-    monkeypatch.setattr("secateur.paper.study.QUICK_CANDIDATES", 3)
-    monkeypatch.setattr("secateur.paper.study.CANDIDATES", 3)
+    monkeypatch.setattr("secateurs.paper.study.QUICK_CANDIDATES", 3)
+    monkeypatch.setattr("secateurs.paper.study.CANDIDATES", 3)
     monkeypatch.setattr(seeds, "CANDIDATES", 6)
     monkeypatch.setattr(seeds, "COUNTS", (1, 2, 6))
 
@@ -114,7 +114,7 @@ class TestTable2:
         assert json.loads(cells[1].read_text())["settings"]["relative_flops"] == 0.4
 
     def test_its_figures_are_those_of_the_cells_and_ties_are_told(self, place, tmp_path, few, monkeypatch):
-        monkeypatch.setattr("secateur.paper.study.SEEDS", (0, 1))
+        monkeypatch.setattr("secateurs.paper.study.SEEDS", (0, 1))
         document, _ = run_experiment("table2", study_in(place, tmp_path, tasks="sst2", quick=False))
         rows = [[part.strip() for part in line.split("|")] for line in document.markdown.splitlines() if "|" in line]
         printed = {(row[1], row[2]): row[3] for row in rows if len(row) == 5}
@@ -222,7 +222,7 @@ def test_table_1_says_what_is_not_here(place, tmp_path):
 def test_a_model_that_is_there_is_not_trained_again_unless_its_settings_differ(place, tmp_path):
     study = study_in(place, tmp_path, tasks="sst2", models=tmp_path / "models")
     tune_models(study, no_progress)
-    manifest = tmp_path / "models" / "sst2-0" / "secateur" / "manifest.json"
+    manifest = tmp_path / "models" / "sst2-0" / "secateurs" / "manifest.json"
     before = manifest.stat().st_mtime_ns
     tune_models(study, no_progress)
     assert manifest.stat().st_mtime_ns == before

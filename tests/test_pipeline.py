@@ -7,35 +7,35 @@ import pytest
 import torch
 import transformers
 
-import secateur
+import secateurs
 import tiny
-from secateur.checkpoint.manifest import describe_command
-from secateur.errors import InputError
-from secateur.finetuning import add_head
-from secateur.methods import METHODS, check_recipe
-from secateur.methods.clusters import Candidate, draw_candidates, plan_by_clusters, rate_candidates
-from secateur.models.cutting import apply
-from secateur.models.families import find_feedforwards
-from secateur.models.loading import hash_weights, wrap_model
-from secateur.models.outputs import read_outputs
-from secateur.models.sizes import measure_size
-from secateur.pipeline import open_context
-from secateur.recipe import Recipe, make_recipe, parse_layers
-from secateur.tasks import TASKS
+from secateurs.checkpoint.manifest import describe_command
+from secateurs.errors import InputError
+from secateurs.finetuning import add_head
+from secateurs.methods import METHODS, check_recipe
+from secateurs.methods.clusters import Candidate, draw_candidates, plan_by_clusters, rate_candidates
+from secateurs.models.cutting import apply
+from secateurs.models.families import find_feedforwards
+from secateurs.models.loading import hash_weights, wrap_model
+from secateurs.models.outputs import read_outputs
+from secateurs.models.sizes import measure_size
+from secateurs.pipeline import open_context
+from secateurs.recipe import Recipe, make_recipe, parse_layers
+from secateurs.tasks import TASKS
 from tiny_tasks import flowers, write_task
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64, "kernel_rows": 64, "seeds": 2}
 
 
 def prune(case="llama", **settings):
-    return secateur.prune(tiny.make_model(case), tokenizer=tiny.make_tokenizer(), **{**FAST, **settings})
+    return secateurs.prune(tiny.make_model(case), tokenizer=tiny.make_tokenizer(), **{**FAST, **settings})
 
 
 class TestPrune:
     def test_the_given_model_is_not_changed(self):
         model = tiny.make_model("bert")
         before = hash_weights(model)
-        result = secateur.prune(model, tokenizer=tiny.make_tokenizer(), **FAST)
+        result = secateurs.prune(model, tokenizer=tiny.make_tokenizer(), **FAST)
         assert hash_weights(model) == before
         assert model.config.intermediate_size == 24
         assert result.model.config.intermediate_size == 12
@@ -44,7 +44,7 @@ class TestPrune:
     @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc/self/maps")
     def test_a_pruned_model_holds_no_part_of_the_file_that_it_came_from(self, tmp_path):
         tiny.save_checkpoint(tmp_path / "whole", "llama")
-        result = secateur.prune(tmp_path / "whole", **FAST)
+        result = secateurs.prune(tmp_path / "whole", **FAST)
         assert str(tmp_path / "whole") not in Path("/proc/self/maps").read_text()
         assert result.model.config.intermediate_size == 12
 
@@ -62,7 +62,7 @@ class TestPrune:
         ids = tiny.make_inputs(model, rows=1, tokens=100, seed=5)
         errors = {}
         for refit in (True, False):
-            result = secateur.prune(model, tokenizer=tiny.make_tokenizer(), refit=refit, **FAST)
+            result = secateurs.prune(model, tokenizer=tiny.make_tokenizer(), refit=refit, **FAST)
             layer = result.plan.layers[0]
             assert (layer.update is not None) == refit
             errors[refit] = (tiny.outputs(result.model, ids) - tiny.outputs(model, ids)).square().mean()
@@ -87,10 +87,10 @@ class TestPrune:
         assert not any("few for a refit" in warning for warning in prune().warnings)
         wide = {**FAST, "calibration_tokens": 256}
         model = tiny.make_model("gpt2")  # width 64
-        result = secateur.prune(model, tokenizer=tiny.make_tokenizer(), **{**wide, "max_length": 32})
+        result = secateurs.prune(model, tokenizer=tiny.make_tokenizer(), **{**wide, "max_length": 32})
         assert not any("few for a refit" in w for w in result.warnings)
         batches = [tiny.make_inputs(model, rows=2, tokens=20, seed=s) for s in range(5)]
-        result = secateur.prune(model, calibration=batches, **wide)
+        result = secateurs.prune(model, calibration=batches, **wide)
         assert any("few for a refit" in w for w in result.warnings)
 
     def test_few_rows_are_warned_of_where_a_classifier_reads_one_token_of_each(self):
@@ -98,16 +98,16 @@ class TestPrune:
         few = (
             "calibration rows are few for a refit of bert.encoder.layer.1, of which the classifier reads only the first"
         )
-        result = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), **settings)
+        result = secateurs.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), **settings)
         assert any(few in warning for warning in result.warnings)
         wide = {**settings, "calibration_tokens": 8000}
         for changes in (wide, {**settings, "method": "magnitude", "in_turn": False}):
-            result = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), **changes)
+            result = secateurs.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), **changes)
             assert not any("few for a refit" in warning for warning in result.warnings)
-        one = secateur.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), layers="0", **settings)
+        one = secateurs.prune(tiny.make_model("bert"), tokenizer=tiny.make_tokenizer(), layers="0", **settings)
         assert not any("few for a refit" in warning for warning in one.warnings)  # the last network is left alone
         shared = transformers.AlbertForSequenceClassification(tiny.make_model("albert").config).eval()
-        result = secateur.prune(shared, tokenizer=tiny.make_tokenizer(), **settings)
+        result = secateurs.prune(shared, tokenizer=tiny.make_tokenizer(), **settings)
         assert not any("few for a refit" in warning for warning in result.warnings)  # its first pass reads all tokens
 
     def test_a_saturated_kernel_is_reported_with_its_remedy(self):
@@ -121,7 +121,7 @@ class TestPrune:
             for layer in model.model.layers:
                 layer.mlp.up_proj.weight.mul_(100)
                 layer.mlp.gate_proj.weight.mul_(100)
-        result = secateur.prune(
+        result = secateurs.prune(
             model, tokenizer=tiny.make_tokenizer(), **{**FAST, "method": "redundancy", "kernel_width": "scott"}
         )
         assert any("saturated" in warning and "scott-scaled" in warning for warning in result.warnings)
@@ -184,15 +184,15 @@ class TestPrune:
 
     def test_a_model_in_training_mode_or_no_model_is_refused(self):
         with pytest.raises(InputError, match="evaluation mode"):
-            secateur.prune(tiny.make_model("llama").train(), tokenizer=tiny.make_tokenizer())
+            secateurs.prune(tiny.make_model("llama").train(), tokenizer=tiny.make_tokenizer())
         with pytest.raises(InputError, match="got Linear"):
-            secateur.prune(torch.nn.Linear(2, 2).eval())
+            secateurs.prune(torch.nn.Linear(2, 2).eval())
         with pytest.raises(InputError, match="has no tokenizer"):
-            secateur.prune(tiny.make_model("llama"))
+            secateurs.prune(tiny.make_model("llama"))
 
     def test_recipe_and_settings_exclude_each_other(self):
         with pytest.raises(InputError, match="either a recipe or single settings"):
-            secateur.prune(tiny.make_model("llama"), recipe=Recipe(), keep=0.5)
+            secateurs.prune(tiny.make_model("llama"), recipe=Recipe(), keep=0.5)
 
 
 def test_layer_numbers_are_read():
@@ -203,7 +203,7 @@ def test_layer_numbers_are_read():
 def test_the_command_names_every_setting_that_is_not_a_default():
     recipe = make_recipe({"keep": 0.8, "refit": False, "calibration": "/home/me/a b.txt", "seed": 3})
     assert describe_command("me/model", "out", recipe) == (
-        "secateur prune me/model out --keep 0.8 --no-refit --calibration 'a b.txt' --seed 3"
+        "secateurs prune me/model out --keep 0.8 --no-refit --calibration 'a b.txt' --seed 3"
     )
 
 
@@ -397,8 +397,8 @@ def test_logits_of_one_output_are_no_ground_for_a_choice():
 
 
 def test_many_neurons_are_scaled_by_landmarks(monkeypatch):
-    monkeypatch.setattr("secateur.methods.clusters.MOST_NEURONS", 20)
-    monkeypatch.setattr("secateur.methods.clusters.LANDMARKS", 18)
+    monkeypatch.setattr("secateurs.methods.clusters.MOST_NEURONS", 20)
+    monkeypatch.setattr("secateurs.methods.clusters.LANDMARKS", 18)
     layers = plan_by_clusters(classifier())
     assert all(layer.width == 12 for layer in layers)
 
@@ -419,7 +419,7 @@ def test_a_preset_sets_what_is_not_given_and_the_command_names_only_the_rest():
         False,
     )
     assert make_recipe({"method": "paper"}).seeds == 500
-    assert describe_command("m", "o", recipe) == "secateur prune m o --keep 0.4 --method paper-scaled --seeds 3"
+    assert describe_command("m", "o", recipe) == "secateurs prune m o --keep 0.4 --method paper-scaled --seeds 3"
 
 
 def test_a_share_of_packed_text_is_no_share_and_the_user_is_told():

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.errors import InputError
-from secateur.methods import METHODS
-from secateur.models.loading import load_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
-from secateur.selection.ranking import select_top
+from secateurs.errors import InputError
+from secateurs.methods import METHODS
+from secateurs.models.loading import load_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
+from secateurs.selection.ranking import select_top
 
 LAYER, ORIGINALS, KINDS = 15, 50, 3
 SETTINGS = {"keep": 0.6, "round_to": 1, "layers": str(LAYER), "calibration_tokens": 4096}
@@ -88,7 +88,7 @@ def test_clusters_keep_one_of_each_group_of_copies_and_random_does_not(minilm):
     assert abs(drawn - np.mean(chance)) <= 3 * np.std(chance)
 
 
-@pytest.mark.parametrize("method", ["secateur", "redundancy", "medoids"])
+@pytest.mark.parametrize("method", ["secateurs", "redundancy", "medoids"])
 def test_information_removes_the_copies_and_loses_no_group_whole(planted, method):
     context, groups = planted
     (layer,) = METHODS[method].plan(context)

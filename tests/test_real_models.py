@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from secateur import prune
-from secateur.models.loading import load_model
-from secateur.scoring import compare_embeddings, score_embeddings, score_text
+from secateurs import prune
+from secateurs.models.loading import load_model
+from secateurs.scoring import compare_embeddings, score_embeddings, score_text
 
 
 @pytest.fixture(scope="module")

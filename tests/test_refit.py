@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.refit import LEAST_HOLD, Drift, refit_down, relative_output_error
+from secateurs.refit import LEAST_HOLD, Drift, refit_down, relative_output_error
 
 
 def layer(rows=400, neurons=12, outputs=5, seed=0, offset=0.0):

@@ -10,28 +10,28 @@ import pytest
 import torch
 import transformers
 
-import secateur
+import secateurs
 import tiny
 from records import HOSTILE, make_compare_record, make_prune_record, make_view
-from secateur.calibration import prepare_calibration, prepare_unseen
-from secateur.cli import run
-from secateur.encoding import pad_rows
-from secateur.errors import InputError
-from secateur.evaluation.looking import compare_impressions, take_impression
-from secateur.methods.random import RANDOM
-from secateur.models.loading import hash_weights, wrap_model
-from secateur.pipeline import finish, make_plan, open_context
-from secateur.recipe import make_recipe
-from secateur.report.figures import HEAT_SIDE, card_figures, count_neurons, heat_map, network_figures, quality_plot
-from secateur.report.images import draw_figure
-from secateur.report.marks import block_means, limit_colours
-from secateur.report.page import render
-from secateur.report.stored import read_record, write_record
-from secateur.reporting import bound_bytes, find_record, name_figures, write_checkpoint_report, write_figures
-from secateur.results.record import Reading, decode_array, encode_array
-from secateur.selection.scaling import scale_classically
-from secateur.surveying import MOST_NEURONS, find_survey_warnings, observe
-from secateur.surveying import survey as survey_all
+from secateurs.calibration import prepare_calibration, prepare_unseen
+from secateurs.cli import run
+from secateurs.encoding import pad_rows
+from secateurs.errors import InputError
+from secateurs.evaluation.looking import compare_impressions, take_impression
+from secateurs.methods.random import RANDOM
+from secateurs.models.loading import hash_weights, wrap_model
+from secateurs.pipeline import finish, make_plan, open_context
+from secateurs.recipe import make_recipe
+from secateurs.report.figures import HEAT_SIDE, card_figures, count_neurons, heat_map, network_figures, quality_plot
+from secateurs.report.images import draw_figure
+from secateurs.report.marks import block_means, limit_colours
+from secateurs.report.page import render
+from secateurs.report.stored import read_record, write_record
+from secateurs.reporting import bound_bytes, find_record, name_figures, write_checkpoint_report, write_figures
+from secateurs.results.record import Reading, decode_array, encode_array
+from secateurs.selection.scaling import scale_classically
+from secateurs.surveying import MOST_NEURONS, find_survey_warnings, observe
+from secateurs.surveying import survey as survey_all
 from tiny_tasks import flowers, write_task
 
 FAST = {"keep": 0.5, "round_to": 1, "calibration_tokens": 1500, "max_length": 64}
@@ -217,7 +217,7 @@ class TestLook:
         loaded = wrap_model(tiny.make_model(case), tiny.make_tokenizer())
         rows = [loaded.tokenizer("a few words here " * count)["input_ids"] for count in (3, 5, 9, 12)]
         batches = [spoil(pad_rows(rows, 0)) for _ in range(4)]
-        result = secateur.prune(
+        result = secateurs.prune(
             loaded.model, tokenizer=loaded.tokenizer, calibration=batches, keep=0.5, round_to=1, with_report=True
         )
         assert result.views is not None, result.warnings
@@ -230,21 +230,21 @@ class TestLook:
         ids = torch.randint(3, tiny.VOCABULARY, (8, 12))
         ids[:, -1] = 2  # the end of the text, which the head reads
         settings = {"calibration": [{"input_ids": ids}], "keep": 0.5, "round_to": 1, "method": "minitron"}
-        result = secateur.prune(model, **settings, with_report=True)
+        result = secateurs.prune(model, **settings, with_report=True)
         assert result.views.look.readings[0].name == "same class"
 
     def test_images_are_few(self):
         model = tiny.make_model("vit")
         size = model.config.image_size
         batches = [{"pixel_values": torch.randn(20, model.config.num_channels, size, size)} for _ in range(3)]
-        result = secateur.prune(model, calibration=batches, keep=0.5, round_to=1, with_report=True)
+        result = secateurs.prune(model, calibration=batches, keep=0.5, round_to=1, with_report=True)
         patches = (size // model.config.patch_size) ** 2 + 1
         assert result.views.information.tokens == 16 * patches
         assert "one input" in result.views.look.readings[-1].note
 
     def test_without_a_tokenizer_there_are_no_examples(self):
         batches = open_tiny().calibration.batches
-        result = secateur.prune(tiny.make_model("llama"), calibration=batches, keep=0.5, round_to=1, with_report=True)
+        result = secateurs.prune(tiny.make_model("llama"), calibration=batches, keep=0.5, round_to=1, with_report=True)
         assert result.views.look.examples == ()
 
     def test_a_prompt_is_shown_as_it_was_given(self):
@@ -408,7 +408,7 @@ class TestPage:
     @pytest.mark.parametrize(("networks", "neurons"), [(1, 24), (30, 512), (80, 512)])
     def test_files_are_no_larger_than_the_bound(self, networks, neurons, tmp_path):
         record = make_prune_record(networks=networks, neurons=neurons, width=max(neurons, 1536))
-        (tmp_path / "secateur").mkdir()
+        (tmp_path / "secateurs").mkdir()
         write_checkpoint_report(record, tmp_path)
         written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
         assert written < bound_bytes(record.networks) < 2 * written
@@ -457,7 +457,7 @@ class TestComparisonPlot:
 
     def test_at_one_width_rows_stand_beneath_each_other_best_on_top(self):
         figure = quality_plot(make_compare_record(keeps=(0.6,)))
-        assert figure.y.names[-1] == "secateur: refit"
+        assert figure.y.names[-1] == "secateurs: refit"
         assert figure.marks[-1].y.tolist() == [2]
 
     @pytest.mark.parametrize(("keeps", "along"), [((0.4, 0.8), "y"), ((0.6,), "x")])
@@ -504,17 +504,17 @@ class TestCommands:
         assert len(images) == 3
         assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in images)
         record = read_record(find_record(out))
-        assert record.provenance.command.startswith("secateur prune")
+        assert record.provenance.command.startswith("secateurs prune")
         assert (
             record.provenance.hashes["weights after"]
-            == json.loads((out / "secateur/manifest.json").read_text())["weights_sha256"]["after"]
+            == json.loads((out / "secateurs/manifest.json").read_text())["weights_sha256"]["after"]
         )
         assert record.bytes_after == (out / "model.safetensors").stat().st_size
 
     def test_no_report_writes_none(self, tmp_path):
         assert self.prune(tmp_path, "--no-report") == 0
         assert not (tmp_path / "out" / "report.html").exists()
-        assert not (tmp_path / "out" / "secateur" / "report.json").exists()
+        assert not (tmp_path / "out" / "secateurs" / "report.json").exists()
 
     def test_without_the_extra_prune_says_how_to_get_it_and_goes_on(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "plotly", None)
@@ -526,7 +526,7 @@ class TestCommands:
     def test_from_python_what_is_missing_is_told_before_any_work(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "jinja2", None)
         with pytest.raises(InputError, match="pip install jinja2"):
-            secateur.prune("no/such/model", with_report=True)
+            secateurs.prune("no/such/model", with_report=True)
 
     def test_the_report_changes_nothing_else(self, tmp_path):
         assert self.prune(tmp_path) == 0
@@ -538,7 +538,7 @@ class TestCommands:
         def fail(*args, **settings):
             raise RuntimeError("out of\nmemory")
 
-        monkeypatch.setattr("secateur.surveying.mutual_information", fail)
+        monkeypatch.setattr("secateurs.surveying.mutual_information", fail)
         assert self.prune(tmp_path) == 0
         printed = capsys.readouterr()
         assert "there is no report, as looking at the model failed: out of memory" in printed.err
@@ -560,13 +560,13 @@ class TestCommands:
         def fail(*args, **settings):
             raise ValueError("no canvas")
 
-        monkeypatch.setattr("secateur.reporting.write_plot", fail)
+        monkeypatch.setattr("secateurs.reporting.write_plot", fail)
         with pytest.warns(UserWarning, match="there is no report, as writing it failed: no canvas"):
             assert self.prune(tmp_path) == 0
         out = tmp_path / "out"
         assert (out / "model.safetensors").exists()
         assert not (out / "report.html").exists()
-        assert sorted(path.name for path in (out / "secateur").iterdir()) == [
+        assert sorted(path.name for path in (out / "secateurs").iterdir()) == [
             "manifest.json",
             "plan.json",
             "plan.safetensors",
@@ -588,7 +588,7 @@ class TestCommands:
         words = ["prune", str(tmp_path / "out"), str(tmp_path / "again"), "--keep", "0.5", "--round-to", "1"]
         assert run([*words, "--calibration-tokens", "1500", "--max-length", "64", "--no-report"]) == 0
         assert not (tmp_path / "again" / "report.html").exists()
-        assert not (tmp_path / "again" / "secateur" / "report.json").exists()
+        assert not (tmp_path / "again" / "secateurs" / "report.json").exists()
         assert not list((tmp_path / "again").rglob("figures"))
 
     def test_a_folder_that_cannot_be_written_to_is_told(self, tmp_path, capsys):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from records import HOSTILE, make_compare_record, make_prune_record
-from secateur.report.stored import write_page
+from secateurs.report.stored import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra browser)")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -107,7 +107,7 @@ def test_the_keyboard_is_enough(show):
             "network-map",
             ("neuron:", "importance:", "nearest that stays:", "in common with it, nats:"),
         ),
-        (make_compare_record(), "across-quality", ("secateur: refit", "gap:")),
+        (make_compare_record(), "across-quality", ("secateurs: refit", "gap:")),
     ],
     ids=["neuron", "way to prune"],
 )
@@ -131,9 +131,9 @@ def test_tables_can_be_sorted(show):
         return [text.strip() for text in cells.all_inner_texts()]
 
     names = [text.strip() for text in headers.all_inner_texts()]
-    assert column(0) == ["secateur", "random", "osscar"]
+    assert column(0) == ["secateurs", "random", "osscar"]
     headers.nth(0).locator("button").click()
-    assert column(0) == ["osscar", "random", "secateur"]
+    assert column(0) == ["osscar", "random", "secateurs"]
     assert headers.nth(0).get_attribute("aria-sort") == "ascending"
     seconds = next(place for place, name in enumerate(names) if name.startswith("seconds"))
     headers.nth(seconds).locator("button").click()

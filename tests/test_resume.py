@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-import secateur
+import secateurs
 import tiny
-from secateur import refitting
-from secateur.checkpoint import holding
-from secateur.checkpoint.holding import held, state_folder
-from secateur.checkpoint.manifest import describe_run
-from secateur.checkpoint.state import find_differences, open_state
-from secateur.cli import run
-from secateur.errors import InputError, SecateurError, Stopped, tell
-from secateur.information import mutual_information
-from secateur.information.backends import JointBlock
-from secateur.models.loading import LoadedModel, hash_weights, wrap_model
-from secateur.pieces import Blocks, Keeper, Pieces, blocks, codec, keep_information
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
-from secateur.report.stored import read_record
-from secateur.results import LayerPlan, MutualInformation, PruningPlan, Update
-from secateur.selection.scaling import Scaling
+from secateurs import refitting
+from secateurs.checkpoint import holding
+from secateurs.checkpoint.holding import held, state_folder
+from secateurs.checkpoint.manifest import describe_run
+from secateurs.checkpoint.state import find_differences, open_state
+from secateurs.cli import run
+from secateurs.errors import InputError, SecateursError, Stopped, tell
+from secateurs.information import mutual_information
+from secateurs.information.backends import JointBlock
+from secateurs.models.loading import LoadedModel, hash_weights, wrap_model
+from secateurs.pieces import Blocks, Keeper, Pieces, blocks, codec, keep_information
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
+from secateurs.report.stored import read_record
+from secateurs.results import LayerPlan, MutualInformation, PruningPlan, Update
+from secateurs.selection.scaling import Scaling
 
 FAST = ["--keep", "0.5", "--round-to", "1", "--calibration-tokens", "2000", "--max-length", "64", "--no-report"]
 WAYS = {
@@ -96,11 +96,11 @@ class TestGoingOn:
         assert run(["prune", *words, str(tmp_path / "a")]) == 0
         run_stopped(["prune", *words, str(tmp_path / "b")], 7)  # the plan is there
         assert run(["prune", *words, str(tmp_path / "b"), "--resume"]) == 0
-        one, other = (read_record(tmp_path / name / "secateur" / "report.json") for name in "ab")
+        one, other = (read_record(tmp_path / name / "secateurs" / "report.json") for name in "ab")
         assert one.information == other.information
         for a, b in zip(one.networks, other.networks, strict=True):
             assert np.array_equal(a.information, b.information)
-        told = [json.loads((tmp_path / name / "secateur" / "manifest.json").read_text()) for name in "ab"]
+        told = [json.loads((tmp_path / name / "secateurs" / "manifest.json").read_text()) for name in "ab"]
         assert {name for name in told[0] if told[0][name] != told[1][name]} == {"command", "seconds"}
 
     def test_finished_networks_are_not_fitted_again(self, checkpoint, tmp_path, monkeypatch):
@@ -149,9 +149,9 @@ class TestGoingOn:
         model, out = tiny.make_model("bert"), tmp_path / "out"
         given = [tiny.make_inputs(model, rows=3, seed=seed) for seed in range(9)]
         with open_state(out, keep=True) as state:
-            first = secateur.prune(model, calibration=given, keep=0.5, state=state)
+            first = secateurs.prune(model, calibration=given, keep=0.5, state=state)
         with open_state(out, resume=True) as state:
-            second = secateur.prune(model, calibration=given, keep=0.5, state=state)
+            second = secateurs.prune(model, calibration=given, keep=0.5, state=state)
             assert state.describe_reuse() == "took over plan"
         assert hash_weights(first.model) == hash_weights(second.model)
 
@@ -189,7 +189,7 @@ class TestDamage:
         def fail(value, path):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("secateur.pieces.store.write_value", fail)
+        monkeypatch.setattr("secateurs.pieces.store.write_value", fail)
         with pytest.warns(UserWarning, match="finished work is no longer kept for --resume: .*No space left"):
             assert run(["prune", str(checkpoint), str(tmp_path / "out"), *FAST]) == 0
         assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
@@ -236,13 +236,13 @@ class TestAnotherRun:
         model = tiny.make_model("llama")
         ids = torch.randint(3, tiny.VOCABULARY, (16, 32), generator=torch.Generator().manual_seed(0))
         with open_state(tmp_path / "out", keep=True) as state:
-            secateur.prune(model, calibration=[{"input_ids": ids}], keep=0.5, state=state)
+            secateurs.prune(model, calibration=[{"input_ids": ids}], keep=0.5, state=state)
         others = [{"input_ids": ids.reshape(32, 16)}]
         with (
             pytest.raises(InputError, match="calibration batches"),
             open_state(tmp_path / "out", resume=True) as state,
         ):
-            secateur.prune(model, calibration=others, keep=0.5, state=state)
+            secateurs.prune(model, calibration=others, keep=0.5, state=state)
 
     def test_all_that_work_depends_on_is_described(self, monkeypatch):
         model, labels = tiny.make_model("bert"), torch.tensor([0, 1, 0])
@@ -268,7 +268,7 @@ class TestAnotherRun:
             assert any(told.startswith(f"{name} ") for told in find_differences(before, now)), name
 
     def test_other_versions_are(self, stopped, capsys, monkeypatch):
-        monkeypatch.setattr("secateur.checkpoint.manifest.version", lambda name: "0")
+        monkeypatch.setattr("secateurs.checkpoint.manifest.version", lambda name: "0")
         assert run(stopped) == 2
         assert "torch " in capsys.readouterr().err
 
@@ -286,7 +286,7 @@ class TestHolding:
         code = f"""
 import sys, time
 from pathlib import Path
-from secateur.checkpoint.holding import held
+from secateurs.checkpoint.holding import held
 with held(Path({str(out)!r}), source=None, overwrite=False):
     print("held", flush=True)
     sys.stdin.read()
@@ -330,7 +330,10 @@ with held(Path({str(out)!r}), source=None, overwrite=False):
             raise FileNotFoundError
 
         monkeypatch.setattr(holding.FileLock, "acquire", gone)
-        with pytest.raises(SecateurError, match="comes and goes"), held(tmp_path / "out", source=None, overwrite=False):
+        with (
+            pytest.raises(SecateursError, match="comes and goes"),
+            held(tmp_path / "out", source=None, overwrite=False),
+        ):
             pass
 
     def test_python_must_ask_to_resume_too(self, tmp_path):
@@ -396,7 +399,7 @@ class TestBlocks:
 
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch):
-        monkeypatch.setattr("secateur.information.matrix.BLOCK", 16)
+        monkeypatch.setattr("secateurs.information.matrix.BLOCK", 16)
         monkeypatch.setattr(blocks, "SECONDS", 0.0)
 
     @pytest.mark.parametrize("debias", [0, 2])

@@ -5,20 +5,20 @@ import pytest
 import torch
 
 import tiny
-from secateur.calibration import Calibration
-from secateur.errors import InputError
-from secateur.methods import METHODS, check_recipe, contract
-from secateur.methods.kcm import rank_representatives
-from secateur.methods.magnitude import SCORES
-from secateur.models.cutting import cut_
-from secateur.models.families import find_feedforwards
-from secateur.models.feedforward import masked, replaced
-from secateur.models.loading import wrap_model
-from secateur.pipeline import as_plan, needs_statistics, open_context
-from secateur.recipe import make_recipe
-from secateur.selection.elimination import order_removals
-from secateur.selection.ranking import select_overall
-from secateur.walking import Stream, can_walk
+from secateurs.calibration import Calibration
+from secateurs.errors import InputError
+from secateurs.methods import METHODS, check_recipe, contract
+from secateurs.methods.kcm import rank_representatives
+from secateurs.methods.magnitude import SCORES
+from secateurs.models.cutting import cut_
+from secateurs.models.families import find_feedforwards
+from secateurs.models.feedforward import masked, replaced
+from secateurs.models.loading import wrap_model
+from secateurs.pipeline import as_plan, needs_statistics, open_context
+from secateurs.recipe import make_recipe
+from secateurs.selection.elimination import order_removals
+from secateurs.selection.ranking import select_overall
+from secateurs.walking import Stream, can_walk
 
 WIDTH = 12
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.manifold import smacof as reference
 
-from secateur.information.backends import native
-from secateur.selection.scaling import (
+from secateurs.information.backends import native
+from secateurs.selection.scaling import (
     MOST_ITERATIONS,
     can_use_kernel,
     draw_starts,
@@ -59,7 +59,7 @@ def test_every_instruction_set_moves_points_as_torch_does(isa, neurons, dimensio
 def test_without_the_compiled_kernel_torch_does_the_same(monkeypatch):
     distance, starts = correlated_distance(), draw_starts((0,), 3, 120, 10)
     compiled = smacof(distance, starts)
-    monkeypatch.setattr("secateur.selection.scaling._kernel", None)
+    monkeypatch.setattr("secateurs.selection.scaling._kernel", None)
     assert not can_use_kernel(distance, 10)
     assert torch.allclose(smacof(distance, starts).stress, compiled.stress, rtol=1e-5)
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.information import mutual_information
-from secateur.results import MutualInformation
-from secateur.selection.candidates import mean_kl_nats
-from secateur.selection.clusters import select_by_clusters
-from secateur.selection.distances import DISTANCES, exp_distance, normalised_distance
-from secateur.selection.medoids import select_medoids
-from secateur.selection.ranking import find_largest_shared, penalise_redundancy, round_width, select_top
-from secateur.selection.threshold import draw_pairs, remove_redundant, select_by_threshold
+from secateurs.information import mutual_information
+from secateurs.results import MutualInformation
+from secateurs.selection.candidates import mean_kl_nats
+from secateurs.selection.clusters import select_by_clusters
+from secateurs.selection.distances import DISTANCES, exp_distance, normalised_distance
+from secateurs.selection.medoids import select_medoids
+from secateurs.selection.ranking import find_largest_shared, penalise_redundancy, round_width, select_top
+from secateurs.selection.threshold import draw_pairs, remove_redundant, select_by_threshold
 
 
 def information(matrix):

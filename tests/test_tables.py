@@ -1,6 +1,6 @@
 """Tables: which columns are figures, and Markdown."""
 
-from secateur.tables import as_markdown, find_figures
+from secateurs.tables import as_markdown, find_figures
 
 
 def test_a_column_is_figures_where_every_cell_begins_with_a_digit_or_is_empty():

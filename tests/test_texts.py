@@ -4,16 +4,16 @@ import json
 import pytest
 import torch
 
-import secateur
-import secateur.rows
+import secateurs
+import secateurs.rows
 import tiny
-from secateur.calibration import prepare_calibration, take_tokens
-from secateur.errors import InputError, SecateurError
-from secateur.models.loading import wrap_model
-from secateur.recipe import Recipe
-from secateur.rows import LazyBatches, StoredRows
-from secateur.texts import READ_LIMIT, default_passages, open_texts
-from secateur.token_noise import replace_tokens
+from secateurs.calibration import prepare_calibration, take_tokens
+from secateurs.errors import InputError, SecateursError
+from secateurs.models.loading import wrap_model
+from secateurs.recipe import Recipe
+from secateurs.rows import LazyBatches, StoredRows
+from secateurs.texts import READ_LIMIT, default_passages, open_texts
+from secateurs.token_noise import replace_tokens
 
 
 def write(path, content):
@@ -157,7 +157,7 @@ def test_the_smallest_budget_is_enough_for_whole_rows():
 def test_batches_from_python_may_leave_out_masks_and_decoder_inputs():
     ids = torch.randint(3, 300, (4, 24))
     for case in ("opt", "t5", "llama"):
-        result = secateur.prune(tiny.make_model(case), calibration=[{"input_ids": ids}], keep=0.5, round_to=1)
+        result = secateurs.prune(tiny.make_model(case), calibration=[{"input_ids": ids}], keep=0.5, round_to=1)
         assert result.calibration.tokens == 96
 
 
@@ -173,7 +173,7 @@ class TestReplacedTokens:
 
     def replace(self, case="llama", share=0.25, seed=0):
         loaded = wrap_model(tiny.make_model(case), tiny.make_tokenizer())
-        texts = [f"{word} and some more words" for word in dir(secateur)] * 9
+        texts = [f"{word} and some more words" for word in dir(secateurs)] * 9
         before = prepare_calibration(texts, loaded, Recipe(calibration_tokens=4096))
         return loaded, before, replace_tokens(before, loaded, share, seed)
 
@@ -203,7 +203,7 @@ class TestReplacedTokens:
 
     def test_the_draw_does_not_depend_on_batches_and_padding(self):
         loaded = wrap_model(tiny.make_model("bert"), tiny.make_tokenizer())
-        texts = [f"{word} and " + "some more words " * (place % 5) for place, word in enumerate(dir(secateur) * 9)]
+        texts = [f"{word} and " + "some more words " * (place % 5) for place, word in enumerate(dir(secateurs) * 9)]
         found = []
         for size in (1, 8):
             before = prepare_calibration(texts, loaded, Recipe(calibration_tokens=4096, batch_size=size))
@@ -247,7 +247,7 @@ class TestReplacedTokens:
 @pytest.fixture
 def all_on_disk(monkeypatch):
     """Not a byte of token ids stays in memory."""
-    monkeypatch.setattr(secateur.rows, "HELD_BYTES", 1)
+    monkeypatch.setattr(secateurs.rows, "HELD_BYTES", 1)
 
 
 def test_rows_come_back_from_disk_as_they_went_in_or_shortest_first(all_on_disk):
@@ -269,7 +269,7 @@ def test_text_on_disk_gives_the_batches_that_text_in_memory_gives(case, settings
         return found.summary, [*found.batches, *noised.batches, *noised.sample_rows(9, 0).batches]
 
     summary, held = read()
-    monkeypatch.setattr(secateur.rows, "HELD_BYTES", 1)
+    monkeypatch.setattr(secateurs.rows, "HELD_BYTES", 1)
     again, stored = read()
     assert again == summary
     assert len(held) == len(stored) > 8
@@ -285,9 +285,9 @@ def test_the_temporary_file_goes_with_the_calibration(all_on_disk, monkeypatch, 
         opened.append(spooled(*given, **settings))
         return opened[-1]
 
-    spooled = secateur.rows.tempfile.SpooledTemporaryFile
-    monkeypatch.setattr(secateur.rows.tempfile, "SpooledTemporaryFile", open_file)
-    monkeypatch.setattr(secateur.rows.tempfile, "tempdir", str(tmp_path))
+    spooled = secateurs.rows.tempfile.SpooledTemporaryFile
+    monkeypatch.setattr(secateurs.rows.tempfile, "SpooledTemporaryFile", open_file)
+    monkeypatch.setattr(secateurs.rows.tempfile, "tempdir", str(tmp_path))
     found = prepare(SENTENCES)
     batches = found.take_rows(torch.ones(found.rows, dtype=torch.bool).numpy()).batches
     del found
@@ -302,8 +302,8 @@ def test_a_folder_for_temporary_files_without_room_is_an_error_in_a_line(all_on_
     def refuse(*given, **settings):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(secateur.rows.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(SecateurError, match="No space left on device; TMPDIR=FOLDER") as error:
+    monkeypatch.setattr(secateurs.rows.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(SecateursError, match="No space left on device; TMPDIR=FOLDER") as error:
         prepare(SENTENCES)
     assert not isinstance(error.value, InputError)
 

@@ -9,13 +9,13 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from secateur.calibration import add_decoder_input
-from secateur.encoding import pad_rows
-from secateur.models.families import FAMILIES, find_feedforwards
-from secateur.models.feedforward import masked
-from secateur.models.loading import hash_weights
-from secateur.results import LayerPlan, PruningPlan
-from secateur.texts import default_passages
+from secateurs.calibration import add_decoder_input
+from secateurs.encoding import pad_rows
+from secateurs.models.families import FAMILIES, find_feedforwards
+from secateurs.models.feedforward import masked
+from secateurs.models.loading import hash_weights
+from secateurs.results import LayerPlan, PruningPlan
+from secateurs.texts import default_passages
 
 VOCABULARY = 320
 HIDDEN, WIDTH, LAYERS = 16, 24, 2

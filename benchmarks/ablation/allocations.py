@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from choices import damped, invert
 
-from secateur.methods import PruningContext
-from secateur.methods.flap import score_by_fluctuation
-from secateur.methods.secateur import find_profiles
-from secateur.selection.allocation import allocate_widths
-from secateur.selection.ranking import select_overall
+from secateurs.methods import PruningContext
+from secateurs.methods.flap import score_by_fluctuation
+from secateurs.methods.secateurs import find_profiles
+from secateurs.selection.allocation import allocate_widths
+from secateurs.selection.ranking import select_overall
 
 Allocate = Callable[[PruningContext], list[int]]
 

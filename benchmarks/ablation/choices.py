@@ -13,13 +13,13 @@ from sklearn.cluster import KMeans
 from sklearn.feature_selection import mutual_info_regression
 from torch import Tensor
 
-from secateur.information import mutual_information
-from secateur.methods import PruningContext
-from secateur.results import MutualInformation
-from secateur.selection.distances import normalised_distance
-from secateur.selection.elimination import order_removals
-from secateur.selection.medoids import select_medoids
-from secateur.selection.ranking import find_largest_shared, penalise_redundancy, select_top
+from secateurs.information import mutual_information
+from secateurs.methods import PruningContext
+from secateurs.results import MutualInformation
+from secateurs.selection.distances import normalised_distance
+from secateurs.selection.elimination import order_removals
+from secateurs.selection.medoids import select_medoids
+from secateurs.selection.ranking import find_largest_shared, penalise_redundancy, select_top
 
 Kept = np.ndarray[Any, Any]
 Choose = Callable[[PruningContext, int, int], Kept]

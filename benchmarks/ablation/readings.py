@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.methods import PruningContext
-from secateur.models.outputs import as_inputs
+from secateurs.methods import PruningContext
+from secateurs.models.outputs import as_inputs
 
 COUNT = 2000
 """Tokens that are read."""

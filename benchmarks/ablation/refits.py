@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.methods import PruningContext
-from secateur.methods.secateur import measure_whole
-from secateur.refit import relative_output_error
-from secateur.refitting import refit_columns, refit_network
-from secateur.results import LayerPlan
+from secateurs.methods import PruningContext
+from secateurs.methods.secateurs import measure_whole
+from secateurs.refit import relative_output_error
+from secateurs.refitting import refit_columns, refit_network
+from secateurs.results import LayerPlan
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 FITTED = 0.75

@@ -1,6 +1,6 @@
-"""What was tried for Secateur's own method on SmolLM2-135M, one row of figures each, losses too.
+"""What was tried for Secateurs' own method on SmolLM2-135M, one row of figures each, losses too.
 
-    SECATEUR_DATA=... python benchmarks/ablation/run.py [--part N] [--row NAME] [--threads N] [--device auto]
+    SECATEURS_DATA=... python benchmarks/ablation/run.py [--part N] [--row NAME] [--threads N] [--device auto]
 
 Gap to the dense model in nats a token on the first 16,384 tokens of WikiText-2's test text (32 windows of 512), 24,576
 calibration tokens of the validation text, one draw, float32. Parts 0 to 8 as in README.md. Rows that results.json holds
@@ -28,24 +28,24 @@ import torch
 from allocations import ALLOCATIONS
 from refits import refit_by_held_out
 
-from secateur import refitting
-from secateur.calibration import Calibration, take_tokens
-from secateur.checkpoint.manifest import find_versions
-from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
-from secateur.methods import PruningContext
-from secateur.methods import secateur as method
-from secateur.methods.contract import RIDGE
-from secateur.models.families import find_feedforwards
-from secateur.models.feedforward import replaced
-from secateur.models.loading import LoadedModel, load_model
-from secateur.pipeline import find_width, make_plan, open_context, refit_layers
-from secateur.recipe import make_recipe
-from secateur.refitting import Measured
-from secateur.results import LayerPlan
-from secateur.texts import open_texts
+from secateurs import refitting
+from secateurs.calibration import Calibration, take_tokens
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
+from secateurs.methods import PruningContext
+from secateurs.methods import secateurs as method
+from secateurs.methods.contract import RIDGE
+from secateurs.models.families import find_feedforwards
+from secateurs.models.feedforward import replaced
+from secateurs.models.loading import LoadedModel, load_model
+from secateurs.pipeline import find_width, make_plan, open_context, refit_layers
+from secateurs.recipe import make_recipe
+from secateurs.refitting import Measured
+from secateurs.results import LayerPlan
+from secateurs.texts import open_texts
 
 RESULTS = Path(__file__).with_name("results.json")
-DATA = Path(os.environ["SECATEUR_DATA"])
+DATA = Path(os.environ["SECATEURS_DATA"])
 TEXT = DATA / "wikitext2"
 measure_whole = method.measure_whole
 KEEPS, TEST_TOKENS, SAMPLES = (0.8, 0.6), 16384, 2000
@@ -95,7 +95,7 @@ class Row:
 
 def _switched(name: str, has_own_base: bool = True, **settings: Any) -> Mapping[str, Row]:
     """The method under some settings, with and without information; `has_own_base` where the latter is no other row."""
-    without = f"{name}, {OFF}" if has_own_base else f"secateur, {OFF}"
+    without = f"{name}, {OFF}" if has_own_base else f"secateurs, {OFF}"
     rows = {name: Row(0, without, settings)}
     return {**rows, without: Row(0, None, {**settings, "information": False})} if has_own_base else rows
 
@@ -118,7 +118,7 @@ def _refitting(**settings: Any) -> Row:
 
 
 ROWS: Mapping[str, Row] = {
-    **_switched("secateur"),
+    **_switched("secateurs"),
     **_switched("no noise", has_own_base=False, noise=0.0),
     **_switched("noise 1", has_own_base=False, noise=1.0),
     **_switched("no token noise", token_noise=0.0),
@@ -155,8 +155,8 @@ ROWS: Mapping[str, Row] = {
     "ridge 0.1": _refitting(ridge=0.1),
     "one ridge for all, 0.1": replace(_refitting(ridge=0.1), base="ridge 0.1", has_one_ridge=True),
     "ridge by held-out tokens": replace(_refitting(), has_held_out_ridge=True),
-    "all of the drift": Row(6, "secateur", {"drift": 1.0}),
-    "tokens weighed as by a norm": Row(6, "secateur", {"token_weights": True}),
+    "all of the drift": Row(6, "secateurs", {"drift": 1.0}),
+    "tokens weighed as by a norm": Row(6, "secateurs", {"token_weights": True}),
     **{f"widths: {name}": Row(7, "global, all at once", AT_ONCE, widths=name) for name in ALLOCATIONS},
     **{f"{tokens:,} tokens": _reading(calibration_tokens=tokens) for tokens in (1024, 4096, 65536, 131072)},
     "Python's documentation": _reading(calibration=None),

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from secateur.evaluation.perplexity import compare_parts, find_block
-from secateur.tables import MISSING, as_markdown
+from secateurs.evaluation.perplexity import compare_parts, find_block
+from secateurs.tables import MISSING, as_markdown
 
 RESULTS = Path(__file__).with_name("results.json")
 KEEPS = (0.8, 0.6)

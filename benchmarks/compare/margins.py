@@ -1,9 +1,9 @@
-"""How far Secateur's method lies under each rival in results of `secateur compare`.
+"""How far Secateurs' method lies under each rival in results of `secateurs compare`.
 
     python benchmarks/compare/margins.py benchmarks/compare/stage2/*/compare.json [--allocation global]
 
 For each fraction kept: the gap to the dense model (mean over draws; nats a token, or the task's score), ours over
-theirs, and the difference with its standard error, as `secateur compare` tells it: paired over the text (of language
+theirs, and the difference with its standard error, as `secateurs compare` tells it: paired over the text (of language
 models over blocks of neighbouring windows) and over the draws that both have. Last, how the differences of neighbouring
 parts of the text correlate, which is why blocks are counted.
 """
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.compare.entries import Entry, as_entry
-from secateur.compare.quality import Metric
-from secateur.compare.tables import compare_groups
+from secateurs.compare.entries import Entry, as_entry
+from secateurs.compare.quality import Metric
+from secateurs.compare.tables import compare_groups
 
 ROUNDING = 2e-5
 """Nats a token by which the same model's log-loss may differ from processor to processor."""
@@ -47,7 +47,7 @@ def main() -> None:
     """Print a table for each fraction."""
     parser = argparse.ArgumentParser()
     parser.add_argument("paths", type=Path, nargs="+")
-    parser.add_argument("--method", default="secateur")
+    parser.add_argument("--method", default="secateurs")
     parser.add_argument("--allocation", default="uniform", help="of our row; rivals are shown with both")
     asked = parser.parse_args()
     metric, dense, found = read_rows(asked.paths)

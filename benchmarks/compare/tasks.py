@@ -1,4 +1,4 @@
-"""Scores less those before pruning, in results of `secateur compare` on fine-tuned models, as one Markdown table.
+"""Scores less those before pruning, in results of `secateurs compare` on fine-tuned models, as one Markdown table.
 
     python benchmarks/compare/tasks.py benchmarks/compare/tiny-*/compare.json [--keep 0.4]
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.compare.entries import as_entry
-from secateur.tables import as_markdown
+from secateurs.compare.entries import as_entry
+from secateurs.tables import as_markdown
 
 Gains = Mapping[str, NDArray[np.float64]]
 """(runs,) by task."""

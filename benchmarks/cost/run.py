@@ -1,6 +1,6 @@
-"""Time and memory of `prune` from beginning to end, Secateur's own method beside FLAP.
+"""Time and memory of `prune` from beginning to end, Secateurs' own method beside FLAP.
 
-    SECATEUR_DATA=... python benchmarks/cost/run.py [--repetitions 3]
+    SECATEURS_DATA=... python benchmarks/cost/run.py [--repetitions 3]
 
 SmolLM2-135M in float32 from safetensors, the defaults of `prune` (32,768 calibration tokens, keep 0.8, refitted) on
 WikiText-2's validation text: reading, measuring, choosing, refitting, writing and verifying. A process for each run,
@@ -26,27 +26,27 @@ from pathlib import Path
 import psutil
 import torch
 
-import secateur
-from secateur.checkpoint.manifest import find_versions
+import secateurs
+from secateurs.checkpoint.manifest import find_versions
 
 RESULTS = Path(__file__).with_name("results.json")
-TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2" / "validation.tokens.txt"
+TEXT = Path(os.environ["SECATEURS_DATA"]) / "wikitext2" / "validation.tokens.txt"
 WAYS = {
     "flap, not refitted": {"method": "flap", "refit": False},
     "flap": {"method": "flap"},
-    "secateur": {},
-    "secateur, with a report": {"with_report": True},
+    "secateurs": {},
+    "secateurs, with a report": {"with_report": True},
 }
 
 
 def measure(folder: Path, way: str) -> dict[str, float]:
     """One run in this process."""
-    import secateur.checkpoint.writing  # what a run imports before it reads the model
-    import secateur.pipeline
+    import secateurs.checkpoint.writing  # what a run imports before it reads the model
+    import secateurs.pipeline
 
     before = psutil.Process().memory_info().rss
     begun = time.perf_counter()
-    result = secateur.prune(folder / "dense", calibration=str(TEXT), **WAYS[way])
+    result = secateurs.prune(folder / "dense", calibration=str(TEXT), **WAYS[way])
     result.save(folder / "pruned", overwrite=True)
     seconds = time.perf_counter() - begun
     return {
@@ -78,7 +78,7 @@ def main() -> None:
         runs |= json.loads(RESULTS.read_text())["runs"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        secateur.prune("smollm2", keep=1.0, refit=False, method="magnitude", dtype="float32").save(folder / "dense")
+        secateurs.prune("smollm2", keep=1.0, refit=False, method="magnitude", dtype="float32").save(folder / "dense")
         weights = sum(path.stat().st_size for path in (folder / "dense").glob("*.safetensors"))
         for repetition, way in product(range(asked.repetitions), WAYS):
             if len(runs[way]) > repetition:

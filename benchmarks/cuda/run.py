@@ -1,6 +1,6 @@
 """`prune` on a GPU: time, memory, and what it costs.
 
-    SECATEUR_DATA=... python benchmarks/cuda/run.py
+    SECATEURS_DATA=... python benchmarks/cuda/run.py
 
 SmolLM2-135M in float32, 24,576 calibration tokens of WikiText-2's validation text, keep 0.8; the gap in nats a token is
 on 32,768 tokens of its test text. Ways that results.json holds are not run again; delete it to start afresh.
@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 
-import secateur
-from secateur.calibration import take_tokens
-from secateur.checkpoint.manifest import find_versions
-from secateur.evaluation.perplexity import compare_losses, evaluate_perplexity
-from secateur.models.loading import LoadedModel, load_model
-from secateur.pruned import PruneResult
-from secateur.texts import open_texts
+import secateurs
+from secateurs.calibration import take_tokens
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.evaluation.perplexity import compare_losses, evaluate_perplexity
+from secateurs.models.loading import LoadedModel, load_model
+from secateurs.pruned import PruneResult
+from secateurs.texts import open_texts
 
 RESULTS = Path(__file__).with_name("results.json")
-TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2"
+TEXT = Path(os.environ["SECATEURS_DATA"]) / "wikitext2"
 CALIBRATION = {"calibration": str(TEXT / "validation.tokens.txt"), "calibration_tokens": 24576}
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    "secateur": {},
-    "secateur, global": {"allocation": "global"},
+    "secateurs": {},
+    "secateurs, global": {"allocation": "global"},
     "flap": {"method": "flap"},
 }
 REPETITIONS = 3
@@ -66,7 +66,7 @@ def time_prune(loaded: LoadedModel, settings: Mapping[str, Any]) -> tuple[dict[s
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
     before, begun = torch.cuda.memory_allocated(), time.perf_counter()
-    result = secateur.prune(loaded.model, tokenizer=loaded.tokenizer, round_to=1, **CALIBRATION, **settings)
+    result = secateurs.prune(loaded.model, tokenizer=loaded.tokenizer, round_to=1, **CALIBRATION, **settings)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - begun
     peak = (torch.cuda.max_memory_allocated() - before) / 1e6

@@ -1,6 +1,6 @@
 """How far forward batch size and thread count move scores and choices: BERT-tiny and MiniLM at 60 % width.
 
-SECATEUR_MODELS=FOLDER python benchmarks/determinism/run.py
+SECATEURS_MODELS=FOLDER python benchmarks/determinism/run.py
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import secateur
-from secateur.checkpoint.manifest import find_versions
-from secateur.information import use_threads
-from secateur.methods import PruningContext
-from secateur.methods.flap import score_by_fluctuation
-from secateur.methods.secateur import find_removals, measure_whole
-from secateur.models.loading import hash_weights, load_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
-from secateur.selection.ranking import find_largest_shared, penalise_redundancy
+import secateurs
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.information import use_threads
+from secateurs.methods import PruningContext
+from secateurs.methods.flap import score_by_fluctuation
+from secateurs.methods.secateurs import find_removals, measure_whole
+from secateurs.models.loading import hash_weights, load_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
+from secateurs.selection.ranking import find_largest_shared, penalise_redundancy
 
-MODELS = {"bert-tiny": str(Path(os.environ["SECATEUR_MODELS"]) / "bert-tiny-base"), "minilm": "minilm"}
+MODELS = {"bert-tiny": str(Path(os.environ["SECATEURS_MODELS"]) / "bert-tiny-base"), "minilm": "minilm"}
 BASE: dict[str, Any] = {"keep": 0.6, "calibration_tokens": 8192, "batch_size": 8, "threads": 1}
 CASES: dict[str, dict[str, Any]] = {
     "the same again": {},
@@ -36,7 +36,7 @@ WITHIN = 1e-5
 Scores = NDArray[np.float64]
 
 
-def score_for_secateur(context: PruningContext) -> list[Scores]:
+def score_for_secateurs(context: PruningContext) -> list[Scores]:
     """(K,) a network of the unpruned model: what a neuron costs as it goes; NaN for those that stay."""
     found = []
     for ffn, measured in zip(context.feedforwards, measure_whole(context, context.noised), strict=True):
@@ -62,7 +62,7 @@ def score_for_flap(context: PruningContext) -> list[Scores]:
 
 
 SCORES: dict[str, Callable[[PruningContext], list[Scores]]] = {
-    "secateur": score_for_secateur,
+    "secateurs": score_for_secateurs,
     "redundancy": score_for_redundancy,
     "flap": score_for_flap,
 }
@@ -83,17 +83,17 @@ def main() -> None:
     Path(__file__).with_name("results.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def run(where: str, method: str, changes: dict[str, Any]) -> tuple[secateur.PruneResult, list[Scores]]:
+def run(where: str, method: str, changes: dict[str, Any]) -> tuple[secateurs.PruneResult, list[Scores]]:
     """The pruned model, and the scores that the method takes in the unpruned one."""
     settings = {**BASE, "method": method, **changes}
     recipe = make_recipe(settings)
     with use_threads(recipe.threads):
         scores = SCORES[method](open_context(load_model(where), None, recipe))
-    return secateur.prune(where, **settings), scores
+    return secateurs.prune(where, **settings), scores
 
 
 def compare(
-    one: tuple[secateur.PruneResult, list[Scores]], two: tuple[secateur.PruneResult, list[Scores]]
+    one: tuple[secateurs.PruneResult, list[Scores]], two: tuple[secateurs.PruneResult, list[Scores]]
 ) -> dict[str, Any]:
     """Figures of one case."""
     pairs = zip(one[0].plan.layers, two[0].plan.layers, strict=True)

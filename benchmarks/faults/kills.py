@@ -1,6 +1,6 @@
-"""End `secateur prune` at random moments of each phase, go on with --resume, and compare with an unbroken run.
+"""End `secateurs prune` at random moments of each phase, go on with --resume, and compare with an unbroken run.
 
-    python benchmarks/faults/kills.py --model $SECATEUR_MODELS/bert-tiny-base --json benchmarks/faults/kills.json
+    python benchmarks/faults/kills.py --model $SECATEURS_MODELS/bert-tiny-base --json benchmarks/faults/kills.json
 
 Every trial is a line of JSON that is written when it is done; trials that are in the file already are not done again.
 Processes are forked from one that has imported everything and computed nothing, which saves most of the time.
@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 
-from secateur import pipeline
-from secateur.checkpoint import staging, writing
-from secateur.cli import main
-from secateur.methods import contract
+from secateurs import pipeline
+from secateurs.checkpoint import staging, writing
+from secateurs.cli import main
+from secateurs.methods import contract
 
 PLACES: dict[str, tuple[ModuleType, str]] = {
     "capture": (contract, "capture"),
@@ -182,7 +182,7 @@ def hash_folder(folder: Path) -> str:
 
 def hash_parts(out: Path) -> list[str]:
     """Hashes of what two runs of one recipe have in common to the byte."""
-    names = ("model.safetensors", "config.json", "tokenizer.json", "secateur/plan.json", "secateur/plan.safetensors")
+    names = ("model.safetensors", "config.json", "tokenizer.json", "secateurs/plan.json", "secateurs/plan.safetensors")
     return [hash_file(out / name) for name in names]
 
 

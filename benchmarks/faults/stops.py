@@ -1,4 +1,4 @@
-"""Ask `secateur prune` to stop at random moments, and measure how soon it ends and what it leaves.
+"""Ask `secateurs prune` to stop at random moments, and measure how soon it ends and what it leaves.
 
 python benchmarks/faults/stops.py --json benchmarks/faults/stops.json
 """
@@ -26,7 +26,7 @@ def stop(model: str, number: int) -> dict[str, Any]:
     """One run and its end."""
     draw, sent = random.Random(f"{model} {number}"), SIGNALS[number % len(SIGNALS)]
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "secateur", "prune", model, f"{folder}/out", *MODELS[model]]
+        words = [sys.executable, "-m", "secateurs", "prune", model, f"{folder}/out", *MODELS[model]]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(moment := draw.uniform(EARLIEST, LATEST))
         begun = time.perf_counter()

@@ -73,7 +73,7 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def hash_content(content: Any) -> str:
-    """SHA-256 of plain values, without those that differ from run to run and by whatever name the default method has."""
+    """SHA-256 of plain values, but for those that differ from run to run and the name of the default method."""
 
     def keep(value: Any) -> Any:
         if isinstance(value, dict):
@@ -164,7 +164,8 @@ class Golden:
         """Saved plans carried out again, and runs that were stopped and go on."""
         for case, settings in (("llama", {}), ("bert-model", {"method": "flap", "refit": False}), ("gpt2", {})):
             yield f"apply {case}", lambda case=case, settings=settings: self.apply(case, settings)
-        for name, settings in (("default", {}), ("global", {"allocation": "global"}), ("redundancy", {"method": "redundancy"})):
+        ways = {"default": {}, "global": {"allocation": "global"}, "redundancy": {"method": "redundancy"}}
+        for name, settings in ways.items():
             yield f"resumed {name}", lambda name=name, settings=settings: self.resume(name, settings)
 
     def apply(self, case: str, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -180,17 +181,14 @@ class Golden:
         folder, out = self.tiny.save_checkpoint(self.work / f"resumed-{name}"), self.work / f"out-{name}"
         settings = {**FAST, **TEXT, **settings}
 
-        class Stop(Exception):
-            pass
-
         def stop(phase: str, done: int, total: int) -> None:
             if phase.startswith(("pruning", "refitting", "trying", "measuring information")) and 0 < done < total:
-                raise Stop
+                raise KeyboardInterrupt
 
         try:
             with self.package.open_state(out) as state:
                 self.package.prune(folder, state=state, progress=stop, **settings)
-        except Stop:
+        except KeyboardInterrupt:
             pass
         with self.package.open_state(out, resume=True) as state:
             result = self.package.prune(folder, state=state, **settings)

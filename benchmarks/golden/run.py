@@ -108,7 +108,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         mine = Path(folder) / "cells.json"
         running.append(start(ROOT, sys.executable, mine, words))
-        if any([process.wait() for process in running]):
+        codes = [process.wait() for process in running]
+        if any(codes):
             return 1
         before, after = (json.loads(path.read_text()) for path in (kept, mine))
     different = sorted(

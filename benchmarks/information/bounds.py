@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.information import mutual_information
-from secateur.information.backends import BACKENDS
-from secateur.results import MutualInformation
+from secateurs.information import mutual_information
+from secateurs.information.backends import BACKENDS
+from secateurs.results import MutualInformation
 
 RESULTS = Path(__file__).with_name("bounds.json")
 CPU = torch.device("cpu")

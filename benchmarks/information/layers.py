@@ -1,6 +1,6 @@
 """All 30 layers of SmolLM2-135M (K = 1536): seconds a layer and error bounds, on the cores that torch takes.
 
-Run: SECATEUR_DATA=... python benchmarks/information/layers.py
+Run: SECATEURS_DATA=... python benchmarks/information/layers.py
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.information import mutual_information
-from secateur.models.loading import load_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
+from secateurs.information import mutual_information
+from secateurs.models.loading import load_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
 
 RESULTS = Path(__file__).with_name("layers.json")
-TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2" / "validation.tokens.txt"
+TEXT = Path(os.environ["SECATEURS_DATA"]) / "wikitext2" / "validation.tokens.txt"
 CASES: dict[str, dict[str, Any]] = {
     "1000 rows in one kernel, scott-scaled widths": {"rows": 1000, "width": "scott-scaled"},
     "100 rows, r = 0.42": {"rows": 100, "width": 0.42},

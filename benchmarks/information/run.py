@@ -1,6 +1,6 @@
 """Speed and accuracy of the information engine, every back end in one run, on real activations.
 
-    SECATEUR_DATA=... python benchmarks/information/run.py
+    SECATEURS_DATA=... python benchmarks/information/run.py
 
 Neurons are MiniLM's feed-forward neurons (layer 2; beyond 1,536 all six layers, and again on other rows), rows the
 first tokens of SST-2 sentences. Parts that results.json holds are not run again; delete it to start afresh.
@@ -24,19 +24,19 @@ from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from secateur import _kernel
-from secateur.checkpoint.manifest import find_versions
-from secateur.information import mutual_information
-from secateur.information.backends import BACKENDS, Backend
-from secateur.information.kernels import estimate_std, neuron_grams
-from secateur.information.matrix import plan_blocks
-from secateur.information.neurons import Neurons, prepare_neurons
-from secateur.models.loading import load_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
+from secateurs import _kernel
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.information import mutual_information
+from secateurs.information.backends import BACKENDS, Backend
+from secateurs.information.kernels import estimate_std, neuron_grams
+from secateurs.information.matrix import plan_blocks
+from secateurs.information.neurons import Neurons, prepare_neurons
+from secateurs.models.loading import load_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
 
 RESULTS = Path(__file__).with_name("results.json")
-SENTENCES = Path(os.environ["SECATEUR_DATA"]) / "sst2" / "train.tsv"
+SENTENCES = Path(os.environ["SECATEURS_DATA"]) / "sst2" / "train.tsv"
 ALPHA = 1.01
 WIDTHS = (6.0, 2.0, 1.0, 0.42)
 REPEATS = 5

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from secateur.checkpoint.manifest import find_versions
-from secateur.methods import find_method
-from secateur.models.families import find_feedforwards
-from secateur.models.loading import load_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.methods import find_method
+from secateurs.models.families import find_feedforwards
+from secateurs.models.loading import load_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
 
 LAYER, GROUPS, COPIES = 2, 50, 3
 SETTINGS = {"layers": str(LAYER), "round_to": 1, "refit": False, "calibration_tokens": 16384, "sampling": "tokens"}

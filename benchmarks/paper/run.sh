@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Every table and figure, from raw data: fine-tunes first, goes on where it was stopped. Results are copied here.
-#   SECATEUR_DATA=... SECATEUR_MODELS=... benchmarks/paper/run.sh
+#   SECATEURS_DATA=... SECATEURS_MODELS=... benchmarks/paper/run.sh
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 out="${1:-out/paper}"
 
 run() {
-  secateur paper "$@" --freeze-embeddings --data "$SECATEUR_DATA" --model "$SECATEUR_MODELS/bert-tiny-base" --out "$out"
+  secateurs paper "$@" --freeze-embeddings --data "$SECATEURS_DATA" --model "$SECATEURS_MODELS/bert-tiny-base" --out "$out"
   cp "$out/$1".* "$here/"
 }
 

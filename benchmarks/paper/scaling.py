@@ -1,6 +1,6 @@
 """500 random starts of SMACOF on real distances of 512 neurons: time a layer, and how many starts settle.
 
-    SECATEUR_DATA=... python benchmarks/paper/scaling.py
+    SECATEURS_DATA=... python benchmarks/paper/scaling.py
 
 Neurons are the first 512 of MiniLM's layer 2, rows the first tokens of 600 SST-2 sentences. One thread.
 """
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from sklearn.manifold import smacof as reference
 
-from secateur.checkpoint.manifest import find_versions
-from secateur.information import mutual_information
-from secateur.models.loading import load_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
-from secateur.selection.distances import DISTANCES
-from secateur.selection.scaling import draw_starts, smacof
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.information import mutual_information
+from secateurs.models.loading import load_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
+from secateurs.selection.distances import DISTANCES
+from secateurs.selection.scaling import draw_starts, smacof
 
 NEURONS, ROWS, STARTS, DIMENSIONS, REPEATS = 512, 600, 500, 10, 3
 CASES = (("exp", "scott"), ("normalised", "scott-scaled"), ("normalised", 0.42))
@@ -48,7 +48,7 @@ def main() -> None:
 def capture_activations() -> torch.Tensor:
     """(ROWS, NEURONS) activations."""
     settings = {"sampling": "cls", "samples": ROWS, "calibration_tokens": 1 << 18, "layers": "2", "refit": False}
-    sentences = Path(os.environ["SECATEUR_DATA"]) / "sst2" / "train.tsv"
+    sentences = Path(os.environ["SECATEURS_DATA"]) / "sst2" / "train.tsv"
     recipe = make_recipe({**settings, "calibration": str(sentences), "text_column": "sentence"})
     context = open_context(load_model("minilm", device="cpu"), None, recipe)
     return context.statistics[0].samples[:, :NEURONS]

@@ -1,6 +1,6 @@
 """What fine-tuning settings bring on the small base model: learning rates, epochs, frozen embeddings; seed 0.
 
-    SECATEUR_DATA=... SECATEUR_MODELS=... python benchmarks/paper/tuning.py
+    SECATEURS_DATA=... SECATEURS_MODELS=... python benchmarks/paper/tuning.py
 
 Runs that tuning.json holds are not run again.
 """
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from secateur.finetuning import Training, finetune
-from secateur.models.loading import load_model
-from secateur.paper.results import find_floor
-from secateur.tasks import TASKS, read_examples
+from secateurs.finetuning import Training, finetune
+from secateurs.models.loading import load_model
+from secateurs.paper.results import find_floor
+from secateurs.tasks import TASKS, read_examples
 
 RESULTS = Path(__file__).with_name("tuning.json")
-DATA = Path(os.environ["SECATEUR_DATA"])
+DATA = Path(os.environ["SECATEURS_DATA"])
 RUNS = [  # task, learning rate, batch size, epochs
     ("stsb", 5e-4, 8, 4),
     ("qnli", 3e-4, 16, 4),
@@ -34,7 +34,7 @@ RUNS = [  # task, learning rate, batch size, epochs
 def main() -> None:
     """Run what is missing, with the embeddings trained and frozen."""
     torch.set_num_threads(1)
-    base = load_model(os.environ["SECATEUR_MODELS"] + "/bert-tiny-base", dtype="float32", device="cpu")
+    base = load_model(os.environ["SECATEURS_MODELS"] + "/bert-tiny-base", dtype="float32", device="cpu")
     done = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for name, rate, size, epochs in RUNS:
         for frozen in (False, True):

@@ -1,6 +1,6 @@
 """What a report costs: seconds that it adds to a pruning, bytes of the page, seconds until a browser shows it.
 
-    secateur prune smollm2 OUT ...        # any pruning; its manifest says what looking took
+    secateurs prune smollm2 OUT ...        # any pruning; its manifest says what looking took
     python benchmarks/report/run.py OUT RESULTS.json
 
 Pages of other sizes are made from copies of the networks in OUT. Needs chromium and the extras report and browser.
@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from secateur.checkpoint.manifest import find_versions
-from secateur.report.page import render
-from secateur.report.stored import read_record
-from secateur.reporting import find_record, write_checkpoint_report
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.report.page import render
+from secateurs.report.stored import read_record
+from secateurs.reporting import find_record, write_checkpoint_report
 
 REPETITIONS = 5
 SIZES = {"as pruned": None, "80 networks of 28,672": (80, 28672)}
@@ -63,7 +63,7 @@ def describe(values):
 
 def main(out, results):
     """Measure, write and print."""
-    manifest, record = json.loads((out / "secateur" / "manifest.json").read_text()), read_record(find_record(out))
+    manifest, record = json.loads((out / "secateurs" / "manifest.json").read_text()), read_record(find_record(out))
     content = {
         "model": record.model,
         "versions": {**find_versions(), "chromium": None},
@@ -77,7 +77,7 @@ def main(out, results):
         for name, size in SIZES.items():
             shown, times = record if size is None else grow(record, *size), []
             for number in range(REPETITIONS):
-                (place := Path(folder) / f"{name}-{number}" / "secateur").mkdir(parents=True)
+                (place := Path(folder) / f"{name}-{number}" / "secateurs").mkdir(parents=True)
                 begun = time.perf_counter()
                 write_checkpoint_report(shown, place.parent)
                 times.append(time.perf_counter() - begun)

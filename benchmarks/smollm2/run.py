@@ -1,6 +1,6 @@
 """SmolLM2-135M at 80 % width on WikiText-2: what choosing, information and refit each contribute.
 
-    SECATEUR_DATA=... python benchmarks/smollm2/run.py
+    SECATEURS_DATA=... python benchmarks/smollm2/run.py
 
 Calibrates on 24,576 tokens of validation.tokens.txt and scores on the first 16,384 tokens of test.raw.txt, window 512,
 not rounded (width 1229). Information at alpha 2 over 256 rows, r = 0.25, unless a row says otherwise. Activations are
@@ -16,16 +16,16 @@ from pathlib import Path
 
 import torch
 
-from secateur.calibration import take_tokens
-from secateur.checkpoint.manifest import find_versions
-from secateur.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
-from secateur.models.loading import load_model
-from secateur.pipeline import carry_out, make_plan, open_context
-from secateur.recipe import make_recipe
-from secateur.texts import open_texts
+from secateurs.calibration import take_tokens
+from secateurs.checkpoint.manifest import find_versions
+from secateurs.evaluation.perplexity import PerplexityScore, compare_losses, evaluate_perplexity
+from secateurs.models.loading import load_model
+from secateurs.pipeline import carry_out, make_plan, open_context
+from secateurs.recipe import make_recipe
+from secateurs.texts import open_texts
 
 RESULTS = Path(__file__).with_name("results.json")
-TEXT = Path(os.environ["SECATEUR_DATA"]) / "wikitext2"
+TEXT = Path(os.environ["SECATEURS_DATA"]) / "wikitext2"
 TEST_TOKENS = 16384
 BASE = {
     "method": "redundancy",

@@ -1,4 +1,4 @@
-"""Runs of Secateur in a process of their own, whose outcomes come one by one."""
+"""Runs of Secateurs in a process of their own, whose outcomes come one by one."""
 
 import hashlib
 import json

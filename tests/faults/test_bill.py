@@ -1,4 +1,4 @@
-"""The bill of what Secateur brings along: what is listed, what counts as fitting, what counts as checked."""
+"""The bill of what Secateurs brings along: what is listed, what counts as fitting, what counts as checked."""
 
 import json
 import sys
@@ -65,9 +65,9 @@ def test_a_package_of_which_no_requirement_is_told_asks_for_nothing(bill):
 
 
 def test_secateurs_own_bill_holds_what_it_imports_and_no_test_tool(bill):
-    found, missing = bill.walk("secateur", bill.EXTRAS)
+    found, missing = bill.walk("secateurs", bill.EXTRAS)
     assert not missing
-    assert {"secateur", "torch", "transformers", "numpy", "plotly", "matplotlib", "gguf", "markupsafe"} <= set(found)
+    assert {"secateurs", "torch", "transformers", "numpy", "plotly", "matplotlib", "gguf", "markupsafe"} <= set(found)
     assert not {"pytest", "ruff", "mypy", "hypothesis"} & set(found)
 
 

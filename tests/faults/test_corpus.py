@@ -7,7 +7,7 @@ import pytest
 from faults.fuzz.mutations import mutate
 from faults.fuzz.seeds import make_found, make_good
 from faults.fuzz.targets import FORMS, check
-from secateur.errors import InputError
+from secateurs.errors import InputError
 
 CORPUS = sorted((Path(__file__).parent / "fuzz" / "corpus").iterdir())
 

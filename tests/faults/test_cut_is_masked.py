@@ -1,6 +1,6 @@
 """Cut = masked for random tiny configurations of every family.
 
-SECATEUR_EXAMPLES=100 pytest tests/faults/test_cut_is_masked.py tries a hundred of each.
+SECATEURS_EXAMPLES=100 pytest tests/faults/test_cut_is_masked.py tries a hundred of each.
 """
 
 import os
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from transformers.pytorch_utils import Conv1D
 
 import tiny
-from secateur import apply
-from secateur.models.families import find_feedforwards
-from secateur.models.feedforward import FeedForward
-from secateur.models.loading import hash_weights
-from secateur.results import LayerPlan, PruningPlan
+from secateurs import apply
+from secateurs.models.families import find_feedforwards
+from secateurs.models.feedforward import FeedForward
+from secateurs.models.loading import hash_weights
+from secateurs.results import LayerPlan, PruningPlan
 
-EXAMPLES = int(os.environ.get("SECATEUR_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("SECATEURS_EXAMPLES", "10"))
 TOLERANCE = 5e-5
 """Largest difference of outputs, in units of the largest output, or of 1 where that is less."""
 

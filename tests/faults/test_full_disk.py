@@ -18,7 +18,7 @@ import safetensors.torch
 
 import tiny
 from faults.runs import FAST, STATE, Outcomes, hash_files, tell_outcome
-from secateur import cli
+from secateurs import cli
 
 pytestmark = pytest.mark.faults
 
@@ -93,7 +93,7 @@ def test_it_says_what_and_where_in_one_line_and_leaves_everything_as_it_was(name
 
 def test_every_kind_of_file_was_the_one_that_did_not_fit(outcomes):
     kinds = {"config.json", "model.safetensors", "tokenizer.json", "report.html", "README.md"}
-    kinds |= {f"secateur/{name}" for name in ("manifest.json", "plan.json", "plan.safetensors", "figures/sizes.png")}
+    kinds |= {f"secateurs/{name}" for name in ("manifest.json", "plan.json", "plan.safetensors", "figures/sizes.png")}
     assert kinds <= {outcomes[name]["failed at"] for name in CASES}
 
 
@@ -163,7 +163,7 @@ def is_under(name, disk):
     return name.startswith(f"{disk.folder}/")
 
 
-def run_secateur(*words):
+def run_secateurs(*words):
     """The exit code, and what was told."""
     told = io.StringIO()
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
@@ -182,7 +182,7 @@ def attempt(watch, place, room, *, report, old=None):
         before, free, use = hash_files(out), shutil.disk_usage(disk.folder).free, disk.use()
         watch.start(disk)
         flags = [*([] if report else ["--no-report"]), *(["--overwrite"] if old else [])]
-        code, told = run_secateur("prune", place / "model", out, *FAST, *flags)
+        code, told = run_secateurs("prune", place / "model", out, *FAST, *flags)
         outcome = {"code": code, "told": told, "out": str(out), "free": free, "failed at": watch.last()}
         outcome |= {"files before": before, "files": hash_files(out), "use before": use, "peak": watch.peak}
         outcome |= {"beside": sorted(path.name for path in disk.folder.iterdir())}
@@ -207,7 +207,7 @@ def main(place):
     usage = shutil.disk_usage(place)
     shutil.disk_usage = lambda path: usage._replace(free=1 << 50)
     old = place / "old"
-    run_secateur("prune", place / "model", old, *FAST)
+    run_secateurs("prune", place / "model", old, *FAST)
     for name, (report, has_old, room) in CASES.items():
         settings = {"report": report, "old": old if has_old else None}
         if (report, has_old) not in probes:

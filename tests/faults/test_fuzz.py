@@ -1,4 +1,4 @@
-"""Files with anything in them: they are read, or refused by Secateur's own kind of error, and nothing else."""
+"""Files with anything in them: they are read, or refused by Secateurs' own kind of error, and nothing else."""
 
 import json
 import struct
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 import tiny
 from faults.hostile import CONFIG, INDEX, WEIGHTS, read_header, write_header
 from records import make_compare_record, make_prune_record
-from secateur import prune
-from secateur.checkpoint.plans import JSON_NAME, TENSORS_NAME, load_plan, save_plan
-from secateur.errors import InputError
-from secateur.models.safety import check_weights, read_config
-from secateur.recipe import load_recipe, make_recipe
-from secateur.report.stored import read_record, write_record
+from secateurs import prune
+from secateurs.checkpoint.plans import JSON_NAME, TENSORS_NAME, load_plan, save_plan
+from secateurs.errors import InputError
+from secateurs.models.safety import check_weights, read_config
+from secateurs.recipe import load_recipe, make_recipe
+from secateurs.report.stored import read_record, write_record
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VALUES = st.recursive(

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from faults.hostile_gguf import CASES, STRING, File, make_good
 from faults.test_hostile import hash_folder
-from secateur import prune
-from secateur.cli import run
-from secateur.errors import InputError
-from secateur.models import gguf
-from secateur.models.gguf import check_gguf
-from secateur.models.loading import load_model
-from secateur.models.source import find_source
+from secateurs import prune
+from secateurs.cli import run
+from secateurs.errors import InputError
+from secateurs.models import gguf
+from secateurs.models.gguf import check_gguf
+from secateurs.models.loading import load_model
+from secateurs.models.source import find_source
 
 MANY = settings(
     max_examples=200, deadline=timedelta(seconds=2), suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -6,7 +6,7 @@ import pytest
 
 import tiny
 from faults.hostile import CASES
-from secateur.cli import run
+from secateurs.cli import run
 
 
 @pytest.fixture(scope="module")

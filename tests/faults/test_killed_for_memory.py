@@ -22,7 +22,7 @@ import pytest
 
 import tiny
 from faults.runs import FAST, STATE, Outcomes, hash_files, tell_outcome
-from secateur import cli
+from secateurs import cli
 
 pytestmark = pytest.mark.faults
 
@@ -33,14 +33,14 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 """No thread outlives a fork, and OpenMP ends a process that it can't start one in."""
 POINTS = {
-    "reading the model": ("secateur.pipeline", "load_model"),
-    "reading text": ("secateur.pipeline", "prepare_calibration"),
-    "choosing": ("secateur.pipeline", "make_plan"),
-    "looking": ("secateur.pipeline", "observe"),
-    "cutting": ("secateur.pipeline", "carry_out"),
-    "writing": ("secateur.pruned", "write_checkpoint"),
-    "reporting": ("secateur.pruned", "write_checkpoint_report"),
-    "verifying": ("secateur.checkpoint.writing", "verify"),
+    "reading the model": ("secateurs.pipeline", "load_model"),
+    "reading text": ("secateurs.pipeline", "prepare_calibration"),
+    "choosing": ("secateurs.pipeline", "make_plan"),
+    "looking": ("secateurs.pipeline", "observe"),
+    "cutting": ("secateurs.pipeline", "carry_out"),
+    "writing": ("secateurs.pruned", "write_checkpoint"),
+    "reporting": ("secateurs.pruned", "write_checkpoint_report"),
+    "verifying": ("secateurs.checkpoint.writing", "verify"),
 }
 """Functions at whose start it happens."""
 OF_THE_REPORT = ("looking", "reporting")

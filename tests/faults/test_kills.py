@@ -15,9 +15,9 @@ KILLS = 4
 
 
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
-    model = Path(os.environ.get("SECATEUR_MODELS", "")) / "bert-tiny-base"
+    model = Path(os.environ.get("SECATEURS_MODELS", "")) / "bert-tiny-base"
     if not model.is_dir():
-        pytest.skip("SECATEUR_MODELS names no folder with bert-tiny-base")
+        pytest.skip("SECATEURS_MODELS names no folder with bert-tiny-base")
     words = ["--model", model, "--kills", KILLS, "--json", tmp_path / "kills.json"]
     subprocess.run([sys.executable, SCRIPT, *map(str, words)], check=True, capture_output=True, timeout=600)
     found = json.loads((tmp_path / "kills.json").read_text())

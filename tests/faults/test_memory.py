@@ -12,11 +12,11 @@ STATUS = Path("/proc/self/status")
 PROGRAM = """
 import sys
 import tiny
-from secateur.calibration import prepare_calibration
-from secateur.capture import capture
-from secateur.models.families import find_feedforwards
-from secateur.models.loading import wrap_model
-from secateur.recipe import Recipe
+from secateurs.calibration import prepare_calibration
+from secateurs.capture import capture
+from secateurs.models.families import find_feedforwards
+from secateurs.models.loading import wrap_model
+from secateurs.recipe import Recipe
 
 case, path = sys.argv[1:]
 loaded = wrap_model(tiny.make_model(case, num_hidden_layers=1), tiny.make_tokenizer())

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-import secateur
+import secateurs
 import tiny
-from secateur.errors import InputError
-from secateur.information import matrix, mutual_information, use_threads
-from secateur.information.backends import BACKENDS
-from secateur.methods import METHODS
-from secateur.methods.flap import score_by_fluctuation
-from secateur.methods.secateur import find_removals, measure_whole
-from secateur.models.families import find_feedforwards
-from secateur.models.loading import hash_weights, load_model
-from secateur.pipeline import open_context
-from secateur.recipe import make_recipe
-from secateur.results import LayerPlan, Update
-from secateur.selection.elimination import order_removals
+from secateurs.errors import InputError
+from secateurs.information import matrix, mutual_information, use_threads
+from secateurs.information.backends import BACKENDS
+from secateurs.methods import METHODS
+from secateurs.methods.flap import score_by_fluctuation
+from secateurs.methods.secateurs import find_removals, measure_whole
+from secateurs.models.families import find_feedforwards
+from secateurs.models.loading import hash_weights, load_model
+from secateurs.pipeline import open_context
+from secateurs.recipe import make_recipe
+from secateurs.results import LayerPlan, Update
+from secateurs.selection.elimination import order_removals
 
 FAST = {
     "keep": 0.5,
@@ -39,7 +39,7 @@ KEEP_LOWER = {
     *("llm-pruner", "textpruner", "textpruner-self", "kprune"),
 }
 """Of equals the lower index stays: the highest scores, in the order of the index."""
-LOSE_LOWER = {"secateur", "osscar"}
+LOSE_LOWER = {"secateurs", "osscar"}
 """Of equals the lower index goes first: neurons that are removed one at a time."""
 DRAWN = {"medoids", "clusters", "algorithm1", "paper", "paper-scaled", "mask-tuning", "random"}
 """Nothing is promised but that the same seed gives the same: seeded draws, and an exchange."""
@@ -116,7 +116,7 @@ def make_batches(model, name):
 def prune(model, name, **settings):
     given = make_batches(model, name)
     asked = {**FAST, "method": name, "refit": not METHODS[name].corrects, **settings}
-    return secateur.prune(model, tokenizer=tiny.make_tokenizer(), calibration=given, **asked)
+    return secateurs.prune(model, tokenizer=tiny.make_tokenizer(), calibration=given, **asked)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -236,15 +236,15 @@ def test_outputs_that_overflow_never_become_weights(name, case):
 @pytest.mark.parametrize("refit", [True, False])
 def test_no_budget_is_spread_by_outputs_that_overflow(case, refit):
     model = make_overflowing(case, "down")
-    expect_overflow(["the model's outputs"], lambda: prune(model, "secateur", allocation="global", refit=refit))
+    expect_overflow(["the model's outputs"], lambda: prune(model, "secateurs", allocation="global", refit=refit))
 
 
 @pytest.mark.parametrize("projection", ["up", "down"])
 def test_what_is_advised_helps(projection, tmp_path):
     make_overflowing("llama", projection).save_pretrained(tmp_path)
     tiny.make_tokenizer().save_pretrained(tmp_path)
-    expect_overflow(["model.layers.1.mlp"], lambda: secateur.prune(tmp_path, **FAST))
-    assert is_finite(secateur.prune(tmp_path, dtype="float32", **FAST).model)
+    expect_overflow(["model.layers.1.mlp"], lambda: secateurs.prune(tmp_path, **FAST))
+    assert is_finite(secateurs.prune(tmp_path, dtype="float32", **FAST).model)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -261,20 +261,20 @@ def test_no_plan_holds_weights_that_are_not_finite(value):
 
 @pytest.fixture(scope="module")
 def bert_tiny():
-    """The folder of a real small encoder; the test is skipped where SECATEUR_MODELS has none."""
-    folder = Path(os.environ.get("SECATEUR_MODELS", "")) / "bert-tiny-base"
+    """The folder of a real small encoder; the test is skipped where SECATEURS_MODELS has none."""
+    folder = Path(os.environ.get("SECATEURS_MODELS", "")) / "bert-tiny-base"
     if not (folder / "config.json").is_file():
-        pytest.skip("SECATEUR_MODELS names no folder with bert-tiny-base")
+        pytest.skip("SECATEURS_MODELS names no folder with bert-tiny-base")
     return str(folder)
 
 
 HASHER = """
 import json, sys
-import secateur
-from secateur.models.loading import hash_weights
+import secateurs
+from secateurs.models.loading import hash_weights
 
 for folder, settings in json.load(sys.stdin):
-    print(hash_weights(secateur.prune(folder, **settings).model))
+    print(hash_weights(secateurs.prune(folder, **settings).model))
 """
 
 
@@ -297,7 +297,7 @@ def test_two_processes_give_the_same_bytes(tmp_path):
 
 
 def test_two_processes_give_the_same_bytes_of_a_real_encoder(bert_tiny):
-    names = ("secateur", "redundancy")
+    names = ("secateurs", "redundancy")
     expect_same_in_two_processes([(bert_tiny, {"calibration_tokens": 2048, "method": name}) for name in names])
 
 
@@ -372,10 +372,10 @@ def test_scores_hardly_depend_on_batch_size_and_threads(bert_tiny):
             assert (np.abs(one - two)[both] <= MOVED * np.maximum(one, two)[both]).all()
 
 
-@pytest.mark.parametrize("name", ["secateur", "redundancy"])
+@pytest.mark.parametrize("name", ["secateurs", "redundancy"])
 def test_what_stays_hardly_depends_on_batch_size_and_threads(bert_tiny, name):
-    base = secateur.prune(bert_tiny, **BASE, method=name)
+    base = secateurs.prune(bert_tiny, **BASE, method=name)
     for change in CHANGES:
-        other = secateur.prune(bert_tiny, **{**BASE, **change, "method": name})
+        other = secateurs.prune(bert_tiny, **{**BASE, **change, "method": name})
         for one, two in zip(base.plan.layers, other.plan.layers, strict=True):
             assert np.isin(one.kept, two.kept).mean() >= IN_COMMON

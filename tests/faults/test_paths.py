@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 import tiny
-from secateur.cli import run
+from secateurs.cli import run
 
 FAST = ["--keep", "0.5", "--round-to", "1", "--calibration-tokens", "600", "--max-length", "64", "--no-refit"]
 PLAIN = [*FAST, "--method", "magnitude", "--no-report"]
@@ -78,7 +78,7 @@ def test_model_text_and_out_may_be_called_anything(name, good, tmp_path, call):
     assert [path.name for path in out.parent.iterdir()] == [name]
     card = (out / "README.md").read_text()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "transformers"
-    manifest = json.loads((out / "secateur" / "manifest.json").read_text())
+    manifest = json.loads((out / "secateurs" / "manifest.json").read_text())
     words = shlex.split(manifest["command"])
     place = words.index("--") + 1 if "--" in words else 2
     assert [*words[place : place + 2], words[words.index("--calibration") + 1]] == [name, name, text.name]
@@ -194,7 +194,7 @@ def test_out_may_lie_behind_a_link_to_a_folder(good, tmp_path, call):
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["out"]
 
 
-def test_a_link_to_what_secateur_wrote_stays_a_link_when_that_is_replaced(good, tmp_path, call):
+def test_a_link_to_what_secateurs_wrote_stays_a_link_when_that_is_replaced(good, tmp_path, call):
     (tmp_path / "link").symlink_to("real")
     assert call("prune", good, tmp_path / "link", *PLAIN) == (0, "")
     expect_refusal(call("prune", good, tmp_path / "link", *PLAIN), "must not exist yet")

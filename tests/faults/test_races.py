@@ -9,14 +9,14 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import tiny
-from secateur.checkpoint.holding import HOLDER, state_folder
+from secateurs.checkpoint.holding import HOLDER, state_folder
 
 pytestmark = pytest.mark.faults
 
 WORDS = ["--keep", "0.5", "--round-to", "1", "--calibration-tokens", "2000", "--max-length", "64", "--no-report"]
 SLOW = """
 import sys, time
-from secateur import cli, pipeline
+from secateurs import cli, pipeline
 
 make_plan = pipeline.make_plan
 pipeline.make_plan = lambda *given: time.sleep(15) or make_plan(*given)
@@ -34,14 +34,14 @@ def test_runs_that_come_while_another_is_at_work_are_refused_and_what_it_writes_
     model, out = tiny.save_checkpoint(tmp_path / "model"), tmp_path / "out"
     words = ["prune", str(model), str(out), *WORDS, "--overwrite"]
     if is_there:
-        start("-m", "secateur", *words).communicate()
+        start("-m", "secateurs", *words).communicate()
         assert out.is_dir()
     first = start("-c", SLOW, *words)
     while not (state_folder(out) / HOLDER).exists():
         assert first.poll() is None
         time.sleep(0.05)
     assert json.loads((state_folder(out) / HOLDER).read_text())["pid"] == first.pid
-    others = [start("-m", "secateur", *words) for _ in range(2)]
+    others = [start("-m", "secateurs", *words) for _ in range(2)]
     for other in others:
         told = other.communicate()[1]
         assert other.returncode == 1
@@ -56,8 +56,8 @@ def test_many_that_hold_it_for_a_moment_never_do_so_together_and_leave_nothing(t
     program = f"""
 import os, time
 from pathlib import Path
-from secateur.checkpoint.holding import held
-from secateur.errors import SecateurError
+from secateurs.checkpoint.holding import held
+from secateurs.errors import SecateursError
 
 out, mine = Path({str(tmp_path / "out")!r}), Path({str(tmp_path / "inside")!r})
 begun, times = time.time(), 0
@@ -67,7 +67,7 @@ while time.time() < begun + 4:
             os.close(os.open(mine, os.O_CREAT | os.O_EXCL))
             mine.unlink()
             times += 1
-    except SecateurError:
+    except SecateursError:
         pass
 print(times)
 """

@@ -5,11 +5,11 @@ import json
 import pytest
 
 import tiny
-from secateur import prune
-from secateur.calibration import prepare_calibration
-from secateur.errors import InputError
-from secateur.models.loading import wrap_model
-from secateur.recipe import make_recipe
+from secateurs import prune
+from secateurs.calibration import prepare_calibration
+from secateurs.errors import InputError
+from secateurs.models.loading import wrap_model
+from secateurs.recipe import make_recipe
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs away from it all "
 LONG = WORDS * 60

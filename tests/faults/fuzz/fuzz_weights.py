@@ -34,7 +34,7 @@ def fuzz(folder, flags):
     # an editable install's own way to import modules evades atheris
     sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_editable_")]
     sys.path.insert(0, str(HERE.parents[2] / "src"))
-    with atheris.instrument_imports(include=["secateur", "faults.fuzz.targets"]):
+    with atheris.instrument_imports(include=["secateurs", "faults.fuzz.targets"]):
         from faults.fuzz.targets import check, check_gguf, check_weights
     from faults.fuzz.mutations import mutate
 

@@ -1,13 +1,13 @@
-"""What is fuzzed: any bytes, as files of a checkpoint, which Secateur's checks accept or refuse."""
+"""What is fuzzed: any bytes, as files of a checkpoint, which Secateurs' checks accept or refuse."""
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
 
-from secateur.errors import InputError
-from secateur.models.gguf import check_gguf
-from secateur.models.safety import INDEX, SINGLE, check_weights, read_config
+from secateurs.errors import InputError
+from secateurs.models.gguf import check_gguf
+from secateurs.models.safety import INDEX, SINGLE, check_weights, read_config
 
 BETWEEN = b"\n--\n"
 """Stands between the parts of an input that becomes several files."""

@@ -1,5 +1,0 @@
-"""`python -m secateur`."""
-
-from secateur.cli import main
-
-main()
